@@ -1,0 +1,60 @@
+"""Prune Keras 3 models while they train, make them small for real, and export checked TFLite files.
+
+The rooms, each loaded on first use:
+
+- `keras_aeprune.compress`    the whole job, from data to checked .tflite files and a report
+- `keras_aeprune.Prune`       the callback that sets weights to zero during `model.fit`
+- `keras_aeprune.models`      autoencoders as plain Keras models, and PCA as the baseline
+- `keras_aeprune.datasets`    arrays, files and named sets to checked float32 splits
+- `keras_aeprune.sparsity`    masks, `Prune`, `KeepSparse`, `sparsity_table`
+- `keras_aeprune.criteria`    which weights matter
+- `keras_aeprune.schedules`   when, and how fast
+- `keras_aeprune.export`      .tflite files, loaded back and compared before they are kept
+- `keras_aeprune.report`      sizes, errors, latencies, pictures, one page
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from keras_aeprune._version import __version__
+
+if TYPE_CHECKING:
+    from keras_aeprune import criteria, datasets, export, models, pipeline, report, schedules, sparsity
+    from keras_aeprune.pipeline import compress
+    from keras_aeprune.sparsity import KeepSparse, Prune, sparsity_table
+
+_ROOMS = ("criteria", "datasets", "export", "models", "pipeline", "report", "schedules", "sparsity")
+_NAMES = {
+    "KeepSparse": "sparsity",
+    "Prune": "sparsity",
+    "compress": "pipeline",
+    "sparsity_table": "sparsity",
+}
+
+__all__ = [  # noqa: RUF022 - rooms first, then the names in them
+    "criteria",
+    "datasets",
+    "export",
+    "models",
+    "pipeline",
+    "report",
+    "schedules",
+    "sparsity",
+    "KeepSparse",
+    "Prune",
+    "__version__",
+    "compress",
+    "sparsity_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"keras_aeprune.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"keras_aeprune.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'keras_aeprune' has no attribute {name!r}; known: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
