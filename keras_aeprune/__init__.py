@@ -31,7 +31,7 @@ _NAMES = {
     "sparsity_table": "sparsity",
 }
 
-__all__ = [  # noqa: RUF022 - rooms first, then the names in them
+__all__ = [
     "criteria",
     "datasets",
     "export",
