@@ -143,7 +143,7 @@ class Pruner:
             masks = self._masks(self._kernels(), sparsity) if masks is None else masks
             asked = [_zero_fraction(mask) for mask in masks]
         for target, value in zip(self.targets, asked, strict=True):
-            target.asked = max(value, target.floor / max(target.mask.size, 1))
+            target.asked = float(max(value, target.floor / max(target.mask.size, 1)))
 
     def _kernels(self) -> list[np.ndarray]:
         return [keras.ops.convert_to_numpy(t.weight.variable) for t in self.targets]
@@ -216,7 +216,7 @@ class Pruner:
 
 
 def _zero_fraction(mask: np.ndarray) -> float:
-    return 1 - np.count_nonzero(mask) / mask.size if mask.size else 0.0
+    return 1.0 - int(np.count_nonzero(mask)) / mask.size if mask.size else 0.0
 
 
 def _patterns(name: str, value: str | Iterable[str] | None) -> list[str]:

@@ -1,0 +1,51 @@
+"""python -m benchmarks NAME: print a side-by-side table and write its numbers as JSON.
+
+Each script has `run(quick) -> dict` and `show(result) -> str`; one that was finished is not run again
+unless --again is given. Real data are found through the environment variable KERAS_AEPRUNE_DATA.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+RESULTS = Path(__file__).parent / "results"
+NAMES = ("import_time", "overhead", "main_job")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs, nothing written: does it work at all"
+    )
+    parser.add_argument("--again", action="store_true", help="run even where a result is there")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    for name in arguments.names or NAMES:
+        script = importlib.import_module(f"benchmarks.{name}")
+        path = RESULTS / f"{name}.json"
+        print(f"== {name}: {script.__doc__.splitlines()[0]}", flush=True)
+        if path.exists() and not arguments.again and not arguments.quick:
+            result = json.loads(path.read_text())
+        else:
+            from keras_aeprune.report import environment
+
+            result = {**script.run(arguments.quick), "environment": environment()}
+            if not arguments.quick:
+                from keras_aeprune._files import write_json
+
+                RESULTS.mkdir(exist_ok=True)
+                write_json(path, result)
+        print(script.show(result), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

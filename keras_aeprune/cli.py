@@ -1,0 +1,172 @@
+"""keras-aeprune: one subcommand per job, no logic of its own.
+
+Exit status: 0 done; 2 input that cannot be used; 1 a limit that cannot be met or a target that was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from keras_aeprune._version import __version__
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--key", help="which array of a .npz file")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--epochs", type=int, help="passes over the data")
+    parser.add_argument("--quiet", action="store_true", help="no progress lines")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="keras-aeprune",
+        description="Prune autoencoders and other Keras 3 models and export checked .tflite files.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"keras-aeprune {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    compress = commands.add_parser(
+        "compress",
+        help="data -> autoencoder -> pruned, checked .tflite files and a report",
+        description="Train an autoencoder on data, prune it, export checked .tflite files, and report.",
+        allow_abbrev=False,
+    )
+    compress.add_argument(
+        "data",
+        metavar="DATA",
+        help="digits, mnist, fashion_mnist, cifar10, a .npy, .npz or .csv file, or a folder of images",
+    )
+    compress.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    compress.add_argument("--sparsity", type=float, default=0.9, help="fraction of weights set to zero (0.9)")
+    compress.add_argument("--encoding-dim", type=int, help="width of the code (default: from the data)")
+    compress.add_argument(
+        "--hidden-units", type=_widths, metavar="A,B", help="widths of the encoder's hidden layers"
+    )
+    compress.add_argument("--max-time", metavar="TIME", help="limit for the whole run: 90, 90s, 5m, 1h")
+    compress.add_argument("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
+    _add_data_options(compress)
+
+    prune = commands.add_parser(
+        "prune",
+        help="prune a model of your own: model.keras -> pruned.keras",
+        description="Prune a Keras model on data with its compiled loss and save a plain .keras file.",
+        allow_abbrev=False,
+    )
+    prune.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
+    prune.add_argument("--data", required=True, help="as DATA of compress; labels y are used if there")
+    prune.add_argument("--out", required=True, metavar="FILE", help="the .keras file to write")
+    prune.add_argument("--sparsity", type=float, default=0.9, help="fraction of weights set to zero (0.9)")
+    prune.add_argument("--allocation", default="global", help="global (default) or uniform")
+    prune.add_argument("--include", nargs="+", metavar="LAYER", help="prune only these (names or patterns)")
+    prune.add_argument("--exclude", nargs="+", metavar="LAYER", help="leave these alone")
+    prune.add_argument("--loss", help="for a model saved without one")
+    prune.add_argument("--learning-rate", type=float, help="default: the compiled one")
+    prune.add_argument("--batch-size", type=int, default=128, help="samples per step (128)")
+    prune.add_argument("--scale", default="none", help="none (default), auto, unit or standard")
+    _add_data_options(prune)
+    return parser
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: whole numbers like 128,64") from None
+
+
+def _compress(arguments: dict[str, Any]) -> Any:
+    from keras_aeprune import pipeline
+
+    quiet, dry_run = arguments.pop("quiet"), arguments.pop("dry_run")
+    if dry_run:
+        arguments.pop("out")
+        return pipeline.plan(arguments.pop("data"), **arguments)
+    return pipeline.compress(arguments.pop("data"), arguments.pop("out"), progress=not quiet, **arguments)
+
+
+def _prune(arguments: dict[str, Any]) -> Any:
+    from keras_aeprune import pipeline
+
+    quiet = arguments.pop("quiet")
+    if arguments["epochs"] is None:
+        arguments.pop("epochs")
+    places = [arguments.pop(name) for name in ("model", "data", "out")]
+    return pipeline.prune_file(*places, progress=not quiet, **arguments)
+
+
+_COMMANDS = {"compress": _compress, "prune": _prune}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `keras-aeprune`; None takes them from the command line.
+
+    Returns:
+        The exit status.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    command = arguments.pop("command")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _native_lines_aside():
+        from keras_aeprune._validation import BudgetError, InputError
+        from keras_aeprune.sparsity import SparsityNotReached
+
+        try:
+            print(_COMMANDS[command](arguments))
+        except InputError as error:
+            return _fail(command, error, 2)
+        except (BudgetError, SparsityNotReached) as error:
+            return _fail(command, error, 1)
+        except KeyboardInterrupt:
+            return _fail(command, "interrupted; the same command goes on from the last finished step", 130)
+    return 0
+
+
+@contextmanager
+def _native_lines_aside() -> Iterator[None]:
+    """Keep what TensorFlow's C++ code says about the processor off the terminal; show it after a failure.
+
+    Python's own standard error goes where it always went.
+    """
+    sys.stderr.flush()
+    python_stderr, before = sys.stderr, os.dup(2)
+    with tempfile.TemporaryFile() as kept, os.fdopen(os.dup(2), "w", buffering=1) as shown:
+        sys.stderr = shown
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(before, kept.read())
+            raise
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def _fail(command: str, error: object, status: int) -> int:
+    print(f"keras-aeprune {command}: error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

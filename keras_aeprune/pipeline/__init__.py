@@ -1,0 +1,8 @@
+"""The main job: from data to a pruned autoencoder, checked .tflite files and a report."""
+
+from keras_aeprune.pipeline.job import Result, compress
+from keras_aeprune.pipeline.plan import Plan, plan
+from keras_aeprune.pipeline.prune_file import PrunedFile, prune_file
+from keras_aeprune.pipeline.settings import Settings
+
+__all__ = ["Plan", "PrunedFile", "Result", "Settings", "compress", "plan", "prune_file"]

@@ -1,0 +1,257 @@
+"""compress(): the steps of the main job, each finished once and found again after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_aeprune import datasets, export, models, report
+from keras_aeprune._files import writing
+from keras_aeprune._version import __version__
+from keras_aeprune.datasets import Dataset
+from keras_aeprune.pipeline import settings as _settings
+from keras_aeprune.pipeline.comparison import FORMAT, compare
+from keras_aeprune.pipeline.folder import RunFolder
+from keras_aeprune.pipeline.plan import Cost, after_training, fit_epochs, peak_memory_mb
+from keras_aeprune.pipeline.progress import Say, clock, silent, to_stderr
+from keras_aeprune.pipeline.settings import Settings
+from keras_aeprune.pipeline.training import build, start, train
+
+__all__ = ["Result", "compress"]
+
+_TRAININGS = {  # phase: (file it starts from, file it writes, what it is called)
+    "dense": (None, "dense.keras", "train the dense autoencoder"),
+    "prune": ("dense.keras", "steps/ramped.keras", "prune"),
+    "finetune": ("steps/ramped.keras", "pruned.keras", "fine-tune, zeros kept"),
+}
+_MODELS = ("dense", "pruned")
+_PRECISIONS = {"float32": None, "int8": "int8"}
+_STEPS = 5
+_CALIBRATION = 256  # samples that the int8 converter sees
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compress` made.
+
+    Attributes:
+        folder: the run's folder.
+        report: what report.json holds.
+        files: {"report.json", "report.html", "dense.keras", "pruned.keras", "pruned_int8.tflite", ...: path}.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    files: dict[str, Path]
+
+    @property
+    def model(self) -> keras.Model:
+        """The pruned autoencoder, loaded from its file."""
+        return models.load(self.files["pruned.keras"])
+
+    def __str__(self) -> str:
+        """The short table and the paths that the command line prints."""
+        latency = self.report["measured_on_this_machine"]["latency"]
+        lines = [
+            report.headline(self.report),
+            "",
+            report.table(self.report["rows"], latency=latency),
+            "",
+            *(str(self.files[name]) for name in sorted(self.files)),
+        ]
+        return "\n".join(lines)
+
+
+def compress(
+    data: Any,
+    out: str | Path,
+    *,
+    key: str | None = None,
+    sparsity: float = 0.9,
+    encoding_dim: int | None = None,
+    hidden_units: Sequence[int] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    max_time: float | str | None = None,
+    progress: bool = True,
+) -> Result:
+    """Train an autoencoder on data, prune it, export checked .tflite files, and report.
+
+    Killed and called again with the same arguments, it goes on from the last finished step; finished, it
+    only reads the results. The same arguments give the same report on one machine, apart from its part
+    "measured_on_this_machine".
+
+    Args:
+        data: an array of shape (samples, ...), a named set ("digits", "mnist", "fashion_mnist", "cifar10"),
+            or a path to a .npy, .npz or .csv file or a folder of images.
+        out: the folder for results; new, empty, or of this same run.
+        key: which array of a .npz file; None takes x_train and x_test, x, or the only one.
+        sparsity: fraction of kernel weights set to zero, 0 <= s < 1.
+        encoding_dim: width of the code, 1 <= width < numbers per sample; None derives it.
+        hidden_units: widths of the encoder's hidden layers, outermost first; None derives them.
+        epochs: passes of the dense training; pruning takes as many, fine-tuning half as many; None
+            derives it from the number of samples.
+        seed: of everything random, 0 <= seed < 2**32.
+        max_time: limit for the whole run in seconds, or text like "5m"; epochs are cut to fit.
+        progress: print a line per step to standard error.
+
+    Returns:
+        A `Result`: `print(result)`, `result.report`, `result.model`, `result.files`.
+
+    Raises:
+        InputError: for data or arguments that cannot be used; nothing is left behind.
+        BudgetError: if `max_time` cannot be met; nothing is left behind.
+
+    Example:
+        >>> result = compress("digits", "run", epochs=40)        # doctest: +SKIP
+        >>> print(result)                                        # doctest: +SKIP
+    """
+    began = time.monotonic()
+    limit = _settings.seconds(max_time)
+    loaded = datasets.load(data, key=key, seed=seed)
+    resolved = Settings.derive(
+        loaded,
+        sparsity=sparsity,
+        encoding_dim=encoding_dim,
+        hidden_units=hidden_units,
+        epochs=epochs,
+        seed=seed,
+    )
+    identity = {
+        "format": FORMAT,
+        "version": __version__,
+        "data": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        **resolved.to_dict(),
+    }
+    folder = Path(out)
+    known = (folder / "run.json").exists()
+    cost = None
+    if limit is not None and not known:  # refuse before anything is written
+        cost = Cost.measure(loaded.flat, resolved)
+        after = after_training(loaded)
+        fit_epochs(
+            resolved.epochs, limit - (time.monotonic() - began) - after, cost, limit=limit, after=after
+        )
+    with RunFolder(folder, identity) as run:
+        job = _Job(loaded, resolved, run, limit, began, cost, to_stderr if progress else silent)
+        return job.result()
+
+
+class _Job:
+    """One run: its data, settings and folder, and the steps over them."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        settings: Settings,
+        run: RunFolder,
+        limit: float | None,
+        began: float,
+        cost: Cost | None,
+        say: Say,
+    ):
+        self.data = data
+        self.flat = data.flat
+        self.settings = settings
+        self.run = run
+        self.limit = limit
+        self.began = began
+        self.cost = cost
+        self.say = say
+
+    def path(self, name: str) -> Path:
+        return self.run.path / name
+
+    def step(
+        self, number: int, name: str, title: str, make: Callable[[str], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The record of a step: read if it is finished, else made and stored."""
+        heading = f"[{number}/{_STEPS}] {title}"
+        record = self.run.finished(name)
+        if record is not None:
+            self.say(f"{heading}: already done", True)
+            return record
+        began = time.monotonic()
+        record = {**make(heading), "seconds": time.monotonic() - began}
+        self.run.finish(name, record)
+        return record
+
+    def result(self) -> Result:
+        records = {
+            phase: self.step(number, phase, title, lambda heading, phase=phase: self.train(phase, heading))
+            for number, (phase, (_, _, title)) in enumerate(_TRAININGS.items(), 1)
+        }
+        records["export"] = self.step(4, "export", "export, load back and compare", self.export)
+        records["measure"] = self.step(
+            5, "measure", "measure and report", lambda heading: self.measure(heading, records)
+        )
+        names = ["report.json", "report.html", "dense.keras", "pruned.keras"]
+        names += [f"{model}_{precision}.tflite" for model in _MODELS for precision in _PRECISIONS]
+        return Result(self.run.path, records["measure"]["report"], {name: self.path(name) for name in names})
+
+    def train(self, phase: str, heading: str) -> dict[str, Any]:
+        source, target, _ = _TRAININGS[phase]
+        model = build(self.flat, self.settings) if source is None else models.load(self.path(source))
+        epochs = self._epochs(phase)
+        record = train(model, self.flat, self.settings, phase, epochs=epochs, say=self.say, title=heading)
+        model.compile("adam", "mse")  # fresh: the moments of the old one would triple the file
+        with writing(self.path(target)) as temporary:
+            model.save(temporary)
+        return record
+
+    def _epochs(self, phase: str) -> int:
+        """The epochs of one phase, fewer if a time limit says so."""
+        wanted = {name: self.settings.epochs[name] for name in _TRAININGS if not self.run.finished(name)}
+        if self.limit is None:
+            return wanted[phase]
+        spent = sum(record["seconds"] for record in map(self.run.finished, _TRAININGS) if record)
+        passed = max(time.monotonic() - self.began, spent)
+        after = after_training(self.data)
+        trained = self.run.finished("dense")
+        cost = self.cost or (None if trained else Cost.measure(self.flat, self.settings))
+        if trained:
+            cost = Cost(trace=1.0, epoch=trained["seconds"] / trained["epochs"])
+        fitted = fit_epochs(wanted, self.limit - passed - after, cost, limit=self.limit, after=after)
+        return fitted[phase]
+
+    def export(self, heading: str) -> dict[str, Any]:
+        start(self.settings, "export")
+        rows = np.random.default_rng(self.settings.seed).permutation(len(self.flat.x_train))[:_CALIBRATION]
+        calibration = self.flat.x_train[rows]
+        files = {}
+        for name in _MODELS:
+            self.say(f"{heading}: {name}", False)
+            paths = {q: self.path(f"{name}_{precision}.tflite") for precision, q in _PRECISIONS.items()}
+            written = export.tflite_many(models.load(self.path(f"{name}.keras")), paths, data=calibration)
+            for precision, q in _PRECISIONS.items():
+                record = written[q].to_dict()
+                files[f"{name}_{precision}"] = {**record, "path": paths[q].name}
+        self.say(f"{heading}: {len(files)} files, all equal to Keras within their limits", True)
+        return {"files": files}
+
+    def measure(self, heading: str, records: dict[str, Any]) -> dict[str, Any]:
+        self.say(f"{heading}: errors, sizes, latencies", False)
+        files = records["export"]["files"]
+        paths = [self.path(files[name]["path"]) for name in files]
+        latency = [
+            {**value.to_dict(), "path": value.path.name, "name": name}
+            for name, value in zip(files, export.benchmark(*paths, seed=self.settings.seed), strict=True)
+        ]
+        made, reconstructed = compare(self.data, self.settings, self.run.path, records)
+        made["measured_on_this_machine"] = {
+            "latency": latency,
+            "seconds": {name: record["seconds"] for name, record in records.items()},
+            "peak_memory_mb": peak_memory_mb(),
+            "environment": report.environment(),
+        }
+        report.write(made, report.figures(made, reconstructed), folder=self.run.path)
+        whole = sum(made["measured_on_this_machine"]["seconds"].values())
+        self.say(f"{heading}: done, {clock(whole)} of work in all", True)
+        return {"report": made}

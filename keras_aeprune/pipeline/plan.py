@@ -1,0 +1,203 @@
+"""What a run would do and cost, found out by training for a moment and not by guessing."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_aeprune import datasets
+from keras_aeprune._validation import BudgetError
+from keras_aeprune.datasets import Dataset
+from keras_aeprune.pipeline.progress import clock
+from keras_aeprune.pipeline.settings import Settings
+from keras_aeprune.pipeline.training import build
+from keras_aeprune.report.text import size_text
+
+__all__ = ["Cost", "Plan", "fit_epochs", "peak_memory_mb", "plan"]
+
+_PROBE_STEPS = 60
+# Loading, four conversions in processes of their own, running and timing the files, pictures, page: measured
+# on two cores with the digits (64 features) and Fashion-MNIST (784 features).
+_AFTER_TRAINING = {"seconds": 22.0, "seconds_per_test_value": 1.2e-6}
+_FEWEST = {"dense": 1, "prune": 2, "finetune": 1}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a probe measured: seconds to trace a training, and seconds of one epoch with its validation."""
+
+    trace: float
+    epoch: float
+
+    @classmethod
+    def measure(cls, data: Dataset, settings: Settings) -> Cost:
+        """Train a throw-away model for a few steps; leaves nothing behind."""
+        model = build(data, settings)
+        model.compile("adam", "mse")
+        batch = settings.batch_size
+        steps = -(-len(data.x_train) // batch)
+        probed = min(steps, _PROBE_STEPS)
+        x = data.x_train[: probed * batch]
+        share = probed / steps
+        held_out = data.x_validation[: max(1, round(share * len(data.x_validation)))]
+        times = []
+        for _ in range(3):
+            began = time.monotonic()
+            model.fit(x, x, validation_data=(held_out, held_out), batch_size=batch, epochs=1, verbose=0)
+            times.append(time.monotonic() - began)
+        epoch = min(times[1:])
+        return cls(trace=max(times[0] - epoch, 0.0), epoch=epoch / share)
+
+    def training(self, epochs: dict[str, int]) -> float:
+        """Seconds of all phases."""
+        return self.trace * len(epochs) + self.epoch * sum(epochs.values())
+
+
+def after_training(data: Dataset) -> float:
+    """Seconds of everything that follows the training, about."""
+    return _AFTER_TRAINING["seconds"] + _AFTER_TRAINING["seconds_per_test_value"] * data.x_test.size
+
+
+def fit_epochs(
+    epochs: dict[str, int], available: float, cost: Cost, *, limit: float, after: float
+) -> dict[str, int]:
+    """Fewer epochs, in proportion, so that the phases in `epochs` end within `available` seconds.
+
+    Args:
+        epochs: wanted passes per phase that is still to come.
+        available: seconds left for them.
+        cost: what one epoch takes.
+        limit: the whole limit in seconds, for the message.
+        after: seconds kept for what follows, for the message.
+
+    Raises:
+        BudgetError: if even the fewest epochs do not fit.
+
+    Example:
+        >>> fit_epochs({"dense": 20, "prune": 10}, 22.0, Cost(1.0, 1.0), limit=60, after=30)
+        {'dense': 12, 'prune': 6}
+    """
+    room = 0.9 * available - cost.trace * len(epochs)  # a tenth for a machine that is busier than the probe
+    share = min(1.0, room / (cost.epoch * sum(epochs.values())))
+    fitted = {phase: int(share * wanted) for phase, wanted in epochs.items()}
+    if any(fitted[phase] < min(_FEWEST[phase], epochs[phase]) for phase in fitted):
+        fewest = {phase: min(_FEWEST[phase], wanted) for phase, wanted in epochs.items()}
+        needed = limit - available + cost.training(fewest) / 0.9
+        raise BudgetError(
+            f"max_time: got {limit:.0f} s, which is too short even for the fewest epochs ({fewest}); needed "
+            f"here: about {needed:.0f} s, of which {after:.0f} s are export and report"
+        )
+    return fitted
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MB (1 MB = 1,000,000 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `compress` would do with the same arguments, and its cost on this machine.
+
+    Attributes:
+        data: counts, shapes and scaling.
+        settings: everything that decides the outcome.
+        parameters: of the autoencoder.
+        cost: measured seconds.
+        seconds: the whole run, about.
+        memory_mb: of the whole run, about.
+        bytes: of the files it will write, about: {"float32": ..., "int8": ...}.
+    """
+
+    data: dict[str, Any]
+    settings: Settings
+    parameters: int
+    cost: Cost
+    seconds: float
+    memory_mb: float
+    bytes: dict[str, int]
+
+    def __str__(self) -> str:
+        s, samples = self.settings, self.data["samples"]
+        mirrored = [*s.hidden_units, s.encoding_dim, *s.hidden_units[::-1]]
+        features = self.data["features"]
+        widths = "-".join(map(str, [features, *mirrored, features]))
+        epochs = s.epochs
+        lines = [
+            ("data", f"{self.data['name']}: {samples['train']:,} to train, {samples['validation']:,} to "
+                     f"validate, {samples['test']:,} to test, {features:,} numbers each"),
+            ("model", f"dense autoencoder {widths}, {self.parameters:,} parameters"),
+            ("1 train", f"{epochs['dense']} epochs of {-(-samples['train'] // s.batch_size):,} steps"),
+            ("2 prune", f"{epochs['prune']} epochs, cubic ramp to {s.sparsity:.0%} zeros, {s.allocation}"),
+            ("3 fine-tune", f"{epochs['finetune']} epochs, zeros kept"),
+            ("4 export", f"float32 .tflite, about {size_text(self.bytes['float32'])}; int8, about "
+                         f"{size_text(self.bytes['int8'])}; dense and pruned; each loaded back and compared"),
+            ("5 report", "report.json, report.html"),
+            ("cost", f"about {clock(self.seconds)} ({1000 * self.cost.epoch:.0f} ms an epoch, measured), "
+                     f"about {self.memory_mb / 1000:.1f} GB of memory"),
+        ]  # fmt: skip
+        return "\n".join(f"{name:<12}{text}" for name, text in lines)
+
+
+def plan(
+    data: Any,
+    *,
+    key: str | None = None,
+    max_time: float | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Plan:
+    """What `compress` would do and cost; trains for about two seconds and writes nothing.
+
+    Args:
+        data: as for `compress`.
+        key: as for `compress`.
+        max_time: limit in seconds, or None.
+        seed: as for `compress`.
+        **settings: sparsity, encoding_dim, hidden_units, epochs, as for `compress`.
+
+    Returns:
+        A `Plan` that prints as a short list.
+
+    Raises:
+        InputError: for data or settings that `compress` would refuse.
+        BudgetError: if the time limit cannot be met.
+    """
+    loaded = datasets.load(data, key=key, seed=seed).flat
+    resolved = Settings.derive(loaded, seed=seed, **settings)
+    cost = Cost.measure(loaded, resolved)
+    after = after_training(loaded)
+    if max_time is not None:
+        epochs = fit_epochs(resolved.epochs, max_time - after, cost, limit=max_time, after=after)
+        resolved = Settings(**{**vars(resolved), "epochs": epochs})
+    parameters = count_parameters(loaded.features, resolved)
+    keras.backend.clear_session()
+    return Plan(
+        data=loaded.describe(),
+        settings=resolved,
+        parameters=parameters,
+        cost=cost,
+        seconds=cost.training(resolved.epochs) + after,
+        memory_mb=peak_memory_mb() + 16 * parameters / 1e6,
+        bytes={"float32": 4 * parameters + 4000, "int8": parameters + 8000},
+    )
+
+
+def count_parameters(features: int, settings: Settings) -> int:
+    """Weights and biases of the mirrored dense autoencoder.
+
+    >>> s = Settings(0.9, 32, (128, 64), {}, 1, 0, "sigmoid", "global")
+    >>> count_parameters(784, s)
+    222384
+    """
+    widths = [features, *settings.hidden_units, settings.encoding_dim]
+    pairs = np.array([widths[:-1], widths[1:]])
+    kernels = 2 * int((pairs[0] * pairs[1]).sum())
+    return kernels + int(sum(widths[1:])) + int(sum(widths[:-1]))
