@@ -99,9 +99,8 @@ def show(result):
     for kind, values in times.items():
         base = "plain keras 3" if kind in ("plain keras 3", "Prune") else "plain tf_keras"
         ordered = sorted(values)
-        lines.append(
-            f"{kind:<18}{ordered[0]:>12.3f}{ordered[len(ordered) // 2]:>9.3f}{ordered[0] / min(times[base]):>17.3f}"
-        )
+        ratio = ordered[0] / min(times[base])
+        lines.append(f"{kind:<18}{ordered[0]:>12.3f}{ordered[len(ordered) // 2]:>9.3f}{ratio:>17.3f}")
     return "\n".join(lines)
 
 

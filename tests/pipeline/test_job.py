@@ -157,11 +157,3 @@ def test_standardised_data_are_reconstructed_without_a_sigmoid(tmp_path):
     result = compress(x, tmp_path / "run", **ARGUMENTS)
     assert result.report["settings"]["output_activation"] == "linear"
     assert result.report["data"]["scaling"]["kind"] == "standard"
-
-
-def test_fashion_mnist_beats_pca(real_data, tmp_path):
-    with np.load(real_data / "data" / "fashion_mnist.npz") as file:
-        x = file["x_train"][:12000]
-    result = compress(x, tmp_path / "run", encoding_dim=32, epochs=6, progress=False)
-    rows = {row["name"]: row["test_mse"] for row in result.report["rows"]}
-    assert rows["dense"] < rows["pca"] < rows["mean"]
