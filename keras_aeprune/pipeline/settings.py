@@ -68,16 +68,7 @@ class Settings:
         """
         fraction("sparsity", sparsity)
         positive_int("seed", seed, minimum=0, maximum=2**32 - 1)
-        width, hidden = models.default_sizes(data.features)
-        if encoding_dim is not None:
-            positive_int("encoding_dim", encoding_dim)
-            if encoding_dim >= data.features:
-                raise InputError(
-                    f"encoding_dim: got {encoding_dim}, allowed: a whole number >= 1 and < {data.features}, "
-                    "the numbers in one sample"
-                )
-            width = encoding_dim
-            hidden = tuple(max(units, width) for units in hidden)
+        width, hidden = models.default_sizes(data.features, encoding_dim)
         if hidden_units is not None:
             hidden = tuple(positive_int("hidden_units", units) for units in hidden_units)
         samples = len(data.x_train)

@@ -28,8 +28,9 @@ def test_few_samples_get_small_batches_and_many_epochs():
     assert Settings.derive(data(20)).batch_size == 16  # not more than there are
 
 
-def test_a_wide_code_widens_the_hidden_layers():
-    assert min(Settings.derive(data(), encoding_dim=19).hidden_units) >= 19
+def test_hidden_layers_are_no_narrower_than_a_wide_code():
+    assert Settings.derive(data(), encoding_dim=19).hidden_units == (64, 32)
+    assert Settings.derive(data(200, 100), encoding_dim=90).hidden_units == (128,)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from keras_aeprune.pipeline.training import build, train
 X = np.random.default_rng(0).random((120, 10), "float32")
 
 
-def run(phases, sparsity=0.7, x=X):
+def run(phases, sparsity=0.7, x=X, epochs=3):
     data = datasets.load(x).flat
-    settings = Settings.derive(data, sparsity=sparsity, epochs=3)
+    settings = Settings.derive(data, sparsity=sparsity, epochs=epochs)
     model = build(data, settings)
-    records = {phase: train(model, data, settings, phase, epochs=3, say=silent, title="") for phase in phases}
-    return model, records
+    options = {"epochs": epochs, "say": silent, "title": ""}
+    return model, {phase: train(model, data, settings, phase, **options) for phase in phases}
 
 
 def zeros(model):

@@ -1,0 +1,227 @@
+"""From any source to checked, scaled splits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_aeprune._validation import InputError, fraction, one_of, positive_int, shown
+from keras_aeprune.datasets.checks import check
+from keras_aeprune.datasets.readers import FILE_TYPES, NAMED_SETS, Raw, read_named, read_path
+from keras_aeprune.datasets.scaling import MODES, Scaling, fit, row_chunks
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Checked splits for training, validation and test; made by `load`.
+
+    Args:
+        name: the named set, the file's stem or the folder's name; "array" for an array.
+        x_train: float32, shape (n, *sample_shape), scaled.
+        x_validation: the same for validation; 0 rows where none was asked.
+        x_test: the same for the test.
+        y_train: labels of the training samples as given, or None.
+        y_validation: labels of the validation samples, or None.
+        y_test: labels of the test samples, or None.
+        scaling: how the raw values were scaled; `scaling.invert` brings them back.
+        fingerprint: sha256 (hex) of all raw arrays with their types and shapes, before splitting and scaling.
+        notes: what a reader of the results should know about the data.
+    """
+
+    name: str
+    x_train: np.ndarray
+    x_validation: np.ndarray
+    x_test: np.ndarray
+    y_train: np.ndarray | None
+    y_validation: np.ndarray | None
+    y_test: np.ndarray | None
+    scaling: Scaling
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, without the batch axis."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
+    def features(self) -> int:
+        """Number of values in one sample."""
+        return int(np.prod(self.sample_shape))
+
+    @property
+    def flat(self) -> Dataset:
+        """The same data with samples as vectors, (n, features); the values are shared, not copied."""
+        arrays = {name: getattr(self, name) for name in ("x_train", "x_validation", "x_test")}
+        return replace(self, **{name: x.reshape(len(x), self.features) for name, x in arrays.items()})
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, shapes, scaling, fingerprint and notes as plain JSON values."""
+        return {
+            "name": self.name,
+            "samples": {
+                "train": len(self.x_train),
+                "validation": len(self.x_validation),
+                "test": len(self.x_test),
+            },
+            "sample_shape": list(self.sample_shape),
+            "features": self.features,
+            "scaling": self.scaling.to_dict(),
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+        }
+
+
+def load(
+    data: Any,
+    *,
+    key: str | None = None,
+    seed: int = 0,
+    scale: str = "auto",
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> Dataset:
+    """Read data from anywhere, check it, split it and scale it to float32.
+
+    Use it before training, and with the same arguments later to get the same splits again: they depend
+    only on the data, the seed and the fractions.
+
+    A string that names something on disk is read from there: "digits", "mnist", "fashion_mnist" and
+    "cifar10" are the named sets only where no file or folder of that name exists (a note says when one
+    was read instead), and a Path is never a named set. "digits" needs no download. A test split that the
+    source has (x_test, or the one of a named set) is kept as it is; then only validation is taken from
+    the training samples.
+
+    Args:
+        data: an array of shape (n, ...) with one sample a row; a tuple (x, y); a named set; or the path of
+            a .npy, a .npz, a .csv (comma-separated numbers, perhaps one header line) or a folder of
+            png/jpg/jpeg/bmp images of one size and mode (sub-folders included, sorted by path).
+        key: name of the array in a .npz; None takes x_train (with x_test, y_train, y_test), else x
+            (with y), else the only array.
+        seed: of the permutation that splits, a whole number >= 0.
+        scale: fitted on the training split only and never clipped, so other samples can lie outside its
+            range. "auto": uint8 divided by 255; samples with several axes as "unit"; vectors as they are
+            where all values lie in [0, 1], else as "standard". "unit": the smallest value becomes 0 and
+            the largest 1, one range for all features (uint8: 255 becomes 1). "standard": each feature
+            minus its mean, divided by its standard deviation (by 1 where it is constant). "none": values
+            as they are.
+        validation: fraction of the samples for validation, 0 <= f < 1; 0 leaves that split empty.
+        test: fraction of the samples for the test, 0 <= f < 1, 0 leaves it empty; not used where the
+            source has a test split. validation + test must leave at least 2 samples for training.
+
+    Returns:
+        A Dataset. Sizes are round(fraction * n), at least 1 for a fraction above 0; the rest is for
+        training.
+
+    Raises:
+        InputError: a missing, unreadable or unknown file, an unknown key or named set, NaN or infinite
+            values, fewer than 10 samples, values that are no numbers or all the same, images or splits of
+            different shapes, a failed download.
+
+    >>> digits = load("digits")
+    >>> digits.x_train.shape, digits.x_test.dtype, digits.scaling.divisor
+    ((1437, 8, 8), dtype('float32'), 16.0)
+    >>> digits.flat.sample_shape
+    (64,)
+    """
+    positive_int("seed", seed, minimum=0)
+    one_of("scale", scale, MODES)
+    validation, test = fraction("validation", validation), fraction("test", test)
+    raw = _read(data, key)
+    check(raw)
+    own_test = raw.x_test is not None
+    count = len(raw.x)
+    test_size = 0 if own_test else _size(test, count)
+    validation_size = _size(validation, count)
+    train_size = count - test_size - validation_size
+    if train_size < 2:
+        raise InputError(
+            f"validation and test: got {validation} and {test} of {count} samples, which leaves "
+            f"{max(train_size, 0)} for training, allowed: fractions that leave at least 2"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    rows = {
+        "test": order[:test_size],
+        "validation": order[test_size : test_size + validation_size],
+        "train": order[test_size + validation_size :],
+    }
+    scaling, scaling_notes = fit(raw.x, rows["train"], scale)
+    notes = raw.notes + scaling_notes
+    if own_test:
+        notes += (f"the test split is the source's own, {len(raw.x_test)} samples",)
+
+    def labels(split):
+        return None if raw.y is None else raw.y[rows[split]]
+
+    return Dataset(
+        name=raw.name,
+        x_train=scaling.apply(raw.x, rows["train"]),
+        x_validation=scaling.apply(raw.x, rows["validation"]),
+        x_test=scaling.apply(raw.x_test) if own_test else scaling.apply(raw.x, rows["test"]),
+        y_train=labels("train"),
+        y_validation=labels("validation"),
+        y_test=raw.y_test if own_test else labels("test"),
+        scaling=scaling,
+        fingerprint=_fingerprint(raw),
+        notes=notes,
+    )
+
+
+def _read(data: Any, key: str | None) -> Raw:
+    if isinstance(data, (str, Path)):
+        path = Path(data)
+        if isinstance(data, str) and data in NAMED_SETS:
+            if not path.exists():
+                if key is not None:
+                    raise InputError(
+                        f"key: got {key!r} for the named set {data!r}, allowed: only with a .npz file"
+                    )
+                return read_named(data)
+            note = f"read from the path {data!r}; the named set of that name was not used"
+            raw = read_path(path, key)
+            return replace(raw, notes=(note, *raw.notes))
+        return read_path(path, key)
+    if key is not None:
+        raise InputError(f"key: got {key!r} with an array, allowed: only with a .npz file; leave it out")
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise InputError(f"data: got a tuple of {len(data)}, allowed: (x, y), or one array")
+        return Raw("array", _array("x", data[0]), y=_array("y", data[1]))
+    return Raw("array", _array("data", data))
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if not hasattr(value, "__array__"):
+        raise InputError(
+            f"{name}: got {shown(value)} of type {type(value).__name__}, allowed: a NumPy array (np.asarray "
+            f"makes one of a list), a tuple (x, y), the path of {FILE_TYPES}, or one of "
+            f"{', '.join(NAMED_SETS)}"
+        )
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise InputError(
+            f"{name}: got an array with masked values, allowed: an array without; fill or drop them"
+        )
+    return np.asarray(value)
+
+
+def _size(part: float, count: int) -> int:
+    return max(1, round(part * count)) if part > 0 else 0
+
+
+def _fingerprint(raw: Raw) -> str:
+    digest = hashlib.sha256()
+    for array in (raw.x, raw.x_test, raw.y, raw.y_test):
+        if array is None:
+            digest.update(b"none;")
+            continue
+        digest.update(f"{array.dtype.str}{array.shape};".encode())
+        if array.ndim == 0 or array.flags.c_contiguous:
+            digest.update(np.ascontiguousarray(array).data)
+            continue
+        for _, part in row_chunks(array):
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
