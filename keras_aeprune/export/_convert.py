@@ -1,0 +1,60 @@
+"""The process that runs the TFLite converter, so that a crash of the converter costs only this process.
+
+Run as a script by `convert.py` with the path of a JSON file, never imported. The file holds
+`{"jobs": [{"saved_model", "output", "calibration", "optimize", "types", "ops"}, ...]}`. Each job ends with
+its `output` file, or with `output` + ".error" that holds one message; a job with neither is the one that
+crashed.
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+SIGNATURE = "serving_default"
+
+
+def representative(paths: dict[str, str]):
+    """A generator function that yields one sample at a time, as a dict by input name."""
+    arrays = {name: np.load(path, allow_pickle=False) for name, path in paths.items()}
+    count = len(next(iter(arrays.values())))
+
+    def samples():
+        for i in range(count):
+            yield {name: array[i : i + 1] for name, array in arrays.items()}
+
+    return samples
+
+
+def convert(job: dict) -> bytes:
+    """The bytes of the TFLite file that `job` describes."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
+    if job["optimize"]:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job["types"]:
+        converter.target_spec.supported_types = [tf.as_dtype(name) for name in job["types"]]
+    if job["ops"]:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet[name] for name in job["ops"]]
+    if job["calibration"]:
+        converter.representative_dataset = representative(job["calibration"])
+    return converter.convert()
+
+
+def main(request: str) -> None:
+    """Convert every job of the JSON file `request`, in order."""
+    with open(request, encoding="utf-8") as file:
+        jobs = json.load(file)["jobs"]
+    for job in jobs:
+        try:
+            name, content = job["output"], convert(job)
+        except Exception as error:  # whatever it is, it becomes the message of a ConversionError
+            name, content = job["output"] + ".error", f"{type(error).__name__}: {error}".encode()
+        with open(name + ".part", "wb") as file:
+            file.write(content)
+        os.replace(name + ".part", name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
