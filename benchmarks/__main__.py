@@ -23,11 +23,14 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="short runs, nothing written: does it work at all"
     )
+    parser.add_argument("--readme", action="store_true", help="write the tables into README.md from the results")
     parser.add_argument("--again", action="store_true", help="run even where a result is there")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in NAMES]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    if arguments.readme:
+        return write_readme()
     for name in arguments.names or NAMES:
         script = importlib.import_module(f"benchmarks.{name}")
         path = RESULTS / f"{name}.json"
@@ -44,6 +47,24 @@ def main() -> int:
                 RESULTS.mkdir(exist_ok=True)
                 write_json(path, result)
         print(script.show(result), flush=True)
+    return 0
+
+
+def write_readme() -> int:
+    """Replace what stands between the two marks in README.md by the tables of all results."""
+    readme = Path(__file__).parent.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    head, rest = text.split("<!-- benchmarks -->")
+    _, tail = rest.split("<!-- /benchmarks -->")
+    parts = []
+    for name in NAMES:
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            script, result = importlib.import_module(f"benchmarks.{name}"), json.loads(path.read_text())
+            parts.append(f"{script.__doc__.splitlines()[0]}\n\n```text\n{script.show(result)}\n```\n")
+    machine = result["environment"]
+    parts.append(f"Measured on {machine['cpu']}, {machine['usable_cores']} cores, with `python -m benchmarks`.\n")
+    readme.write_text(head + "<!-- benchmarks -->\n" + "\n".join(parts) + "<!-- /benchmarks -->" + tail)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Result:
         """The short table and the paths that the command line prints."""
         latency = self.report["measured_on_this_machine"]["latency"]
         lines = [
-            report.headline(self.report),
+            *textwrap.wrap(report.headline(self.report), 100),
             "",
             report.table(self.report["rows"], latency=latency),
             "",
@@ -201,9 +202,10 @@ class _Job:
         model = build(self.flat, self.settings) if source is None else models.load(self.path(source))
         epochs = self._epochs(phase)
         record = train(model, self.flat, self.settings, phase, epochs=epochs, say=self.say, title=heading)
-        model.compile("adam", "mse")  # fresh: the moments of the old one would triple the file
+        bare = keras.models.clone_model(model)  # without the optimizer, whose moments would triple the file
+        bare.set_weights(model.get_weights())
         with writing(self.path(target)) as temporary:
-            model.save(temporary)
+            bare.save(temporary)
         return record
 
     def _epochs(self, phase: str) -> int:

@@ -122,9 +122,9 @@ def write(
             "with text keys; convert arrays with .tolist() and leave out what was not measured"
         )
     text = json.dumps(report, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    whole = page(report, figures)
     folder = writable_folder("folder", folder)
     json_path, html_path = folder / "report.json", folder / "report.html"
-    whole = page(report, figures)
     try:
         with writing(json_path) as first, writing(html_path) as second:
             first.write_text(text, encoding="utf-8", newline="\n")

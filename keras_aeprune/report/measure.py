@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers as kl
 
+from keras_aeprune._layers import weights
 from keras_aeprune._validation import InputError, keras_model, positive_int, shown
 from keras_aeprune._version import __version__
 
@@ -27,8 +28,8 @@ Predict = Callable[[np.ndarray], np.ndarray]
 def parameters(model: keras.Model) -> dict[str, Any]:
     """Count a model's weights and the zeros in its kernels.
 
-    Kernels are the trainable variables with two or more axes; biases and normalization weights are not pruned
-    and count as not zero. sparsity = zeros / kernel_weights.
+    Kernels are the weights that pruning looks at; biases and normalization weights are not pruned and count
+    as not zero. sparsity = zeros / kernel_weights.
 
     Args:
         model: a built Keras model.
@@ -48,21 +49,21 @@ def parameters(model: keras.Model) -> dict[str, Any]:
     _built(model)
     total = sum(_size(variable.shape) for variable in model.weights)
     kernels = _kernels(model)
-    weights = sum(_size(kernel.shape) for kernel in kernels)
+    size = sum(_size(kernel.shape) for kernel in kernels)
     zeros = sum(int(np.count_nonzero(np.asarray(kernel) == 0)) for kernel in kernels)
     return {
         "parameters": total,
         "trainable": sum(_size(variable.shape) for variable in model.trainable_variables),
-        "kernel_weights": weights,
+        "kernel_weights": size,
         "zeros": zeros,
         "nonzero": total - zeros,
-        "sparsity": zeros / weights if weights else 0.0,
+        "sparsity": zeros / size if size else 0.0,
     }
 
 
 def _kernels(model: keras.Model) -> list[keras.Variable]:
-    """What counts as a kernel, in this one place."""
-    return [variable for variable in model.trainable_variables if len(variable.shape) >= 2]
+    """What counts as a kernel is what can be pruned, frozen or not."""
+    return [weight.variable for weight in weights(model) if weight.kernel is not None]
 
 
 def _size(shape: tuple[int, ...]) -> int:

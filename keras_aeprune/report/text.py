@@ -153,6 +153,8 @@ def headline(report: Mapping[str, Any]) -> str:
         dense = rows.get("dense_float32")
         if dense is not None and dense is not best:
             said += f", {_factor(dense['bytes'], best['bytes'])} the dense float32 file"
+            if "gzip_bytes" in best and "gzip_bytes" in dense:
+                said += f" (gzipped: {_factor(dense['gzip_bytes'], best['gzip_bytes'], short=True)})"
         said += ". "
     compared = []
     if "dense" in rows and rows["dense"] is not best:
@@ -167,10 +169,10 @@ def headline(report: Mapping[str, Any]) -> str:
     return f"{said}Its error is {' and '.join(compared)}."
 
 
-def _factor(before: float, after: float) -> str:
+def _factor(before: float, after: float, *, short: bool = False) -> str:
     if after > before:
-        return f"{after / before:.1f}x as large as"
-    return f"{before / after:.1f}x smaller than"
+        return f"{after / before:.1f}x{' larger' if short else ' as large as'}"
+    return f"{before / after:.1f}x{'' if short else ' smaller than'}"
 
 
 def _ratio(row: Row, reference: Row) -> str:

@@ -263,6 +263,14 @@ def test_a_write_that_fails_leaves_the_old_report_and_nothing_else(tmp_path, mon
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_report_that_is_refused_makes_no_folder(tmp_path):
+    one = report()
+    one["rows"] = []
+    with pytest.raises(InputError, match="at least one row"):
+        write(one, {}, folder=tmp_path / "new")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(InputError, match="folder"):
