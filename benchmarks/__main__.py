@@ -8,21 +8,20 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("import_time", "overhead", "main_job")
+NAMES = ("import_time", "overhead", "mask_update", "main_job", "against_tfmot")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
-    parser.add_argument(
-        "--quick", action="store_true", help="short runs, nothing written: does it work at all"
-    )
+    parser.add_argument("--quick", action="store_true", help="short runs, nothing written: does it work at all")
     parser.add_argument("--readme", action="store_true", help="write the tables into README.md from the results")
     parser.add_argument("--again", action="store_true", help="run even where a result is there")
     arguments = parser.parse_args()
@@ -41,11 +40,12 @@ def main() -> int:
             from keras_aeprune.report import environment
 
             result = {**script.run(arguments.quick), "environment": environment()}
-            if not arguments.quick:
+            if not arguments.quick and "skipped" not in result:
                 from keras_aeprune._files import write_json
 
                 RESULTS.mkdir(exist_ok=True)
                 write_json(path, result)
+                shutil.rmtree(RESULTS / f"{name}.parts", ignore_errors=True)  # they are in the result now
         print(script.show(result), flush=True)
     return 0
 

@@ -29,9 +29,7 @@ def job(arguments):
             f"{folder}/run",
         ]
         began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", WAIT, *command], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", WAIT, *command], capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - began
         report = json.loads((Path(folder) / "run" / "report.json").read_text())
     return {"seconds": seconds, "gigabytes": float(done.stdout), "rows": report["rows"]}
@@ -43,9 +41,7 @@ def run(quick):
     if quick or not data:
         result["fashion_mnist"] = {"skipped": "quick" if quick else "KERAS_AEPRUNE_DATA is not set"}
     else:
-        result["fashion_mnist"] = job(
-            [str(Path(data) / "data" / "fashion_mnist.npz"), "--encoding-dim", "32"]
-        )
+        result["fashion_mnist"] = job([str(Path(data) / "data" / "fashion_mnist.npz"), "--encoding-dim", "32"])
     return result
 
 

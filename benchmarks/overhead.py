@@ -5,8 +5,9 @@ the four trainings is a process of its own that waits for its turn, so that epoc
 Keras 2 and 3 do not meet. The ratio is of the minima: single pairs are noise.
 """
 
-import subprocess
 import sys
+
+from benchmarks._processes import together
 
 UNITS = (300, 100, 32, 100, 300)
 FEATURES, SAMPLES, BATCH, EPOCHS, QUICK = 784, 60_000, 128, 12, (6_400, 2)
@@ -18,7 +19,7 @@ def _data(samples):
     return np.random.default_rng(0).random((samples, FEATURES), "float32")
 
 
-def _model(keras):
+def autoencoder(keras):
     layers = [keras.layers.Dense(units, activation="relu") for units in UNITS]
     inputs = outputs = keras.Input((FEATURES,))
     for layer in layers:
@@ -51,7 +52,7 @@ def worker(kind, samples, epochs):
 
         from keras_aeprune import Prune, schedules
 
-        model = _model(keras)
+        model = autoencoder(keras)
         callbacks = [_turns(keras)]
         if kind == "Prune":
             callbacks.append(Prune(schedules.PolynomialDecay(0.0, 0.9, **schedule)))
@@ -59,7 +60,7 @@ def worker(kind, samples, epochs):
         import tensorflow_model_optimization as tfmot
         import tf_keras as keras
 
-        model = _model(keras)
+        model = autoencoder(keras)
         callbacks = [_turns(keras)]
         if kind == "tfmot":
             ramp = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.9, **schedule)
@@ -72,24 +73,8 @@ def worker(kind, samples, epochs):
 def run(quick):
     samples, epochs = QUICK if quick else (SAMPLES, EPOCHS)
     kinds = ("plain keras 3", "Prune", "plain tf_keras", "tfmot")
-    workers = {
-        kind: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.overhead", kind, str(samples), str(epochs)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for kind in kinds
-    }
-    times = {kind: [] for kind in kinds}
-    for _ in range(epochs):
-        for kind, process in workers.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            times[kind].append(float(process.stdout.readline()))
-    for process in workers.values():
-        process.communicate()
+    lines = together("benchmarks.overhead", kinds, (samples, epochs), epochs)
+    times = {kind: [float(line) for line in values] for kind, values in lines.items()}
     return {"seconds_per_epoch": times, "samples": samples, "batch_size": BATCH}
 
 

@@ -176,17 +176,13 @@ def log_ticks(axis: Any, written: Callable[[float], str], *, most: int = 7) -> N
         from matplotlib.ticker import MaxNLocator
 
         found = [
-            value
-            for value in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
-            if low <= value <= high
+            value for value in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= value <= high
         ]
     axis.set_ticks(found, [written(value) for value in found])
     axis.set_ticks([], minor=True)
 
 
-def place_labels(
-    axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], **style: Any
-) -> list:
+def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], **style: Any) -> list:
     """Write a text beside each point so that it covers no other text, line, mark or edge of the axes.
 
     Each text tries the places around its point, near ones first, and takes the first free one; a text with no

@@ -159,9 +159,7 @@ def crowded():
 
 def test_labels_of_near_points_cover_neither_each_other_nor_marks_nor_lines():
     axes, points = crowded()
-    notes = _plots.place_labels(
-        axes, points, ["first label", "second", "third label", "fourth", "at the edge"]
-    )
+    notes = _plots.place_labels(axes, points, ["first label", "second", "third label", "fourth", "at the edge"])
     places = boxes(notes)
     for index, one in enumerate(places):
         assert not any(overlapping(one, other) for other in places[:index])

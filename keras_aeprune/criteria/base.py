@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_aeprune._registry import Registry
 
-__all__ = ["Criterion", "get", "register"]
+__all__ = ["Criterion", "get", "register", "serialize"]
 
 
 class Criterion:
@@ -46,3 +46,13 @@ def get(identifier: Any) -> Criterion:
         Magnitude(order=1)
     """
     return _registry.get(identifier)
+
+
+def serialize(criterion: Criterion) -> dict[str, Any]:
+    """The dict from which `get` makes an equal criterion.
+
+    Example:
+        >>> serialize(get("magnitude"))
+        {'class_name': 'magnitude', 'config': {'order': 1}}
+    """
+    return _registry.serialize(criterion)

@@ -32,9 +32,7 @@ def check(raw: Raw) -> None:
     _check_labels("y_train" if tested else "y", raw.y, raw.x)
     _check_labels("y_test", raw.y_test, raw.x_test)
     if all((part == raw.x[0].flat[0]).all() for _, part in row_chunks(raw.x)):
-        raise InputError(
-            f"{x_name}: all values are {raw.x[0].flat[0]}, allowed: at least two different values"
-        )
+        raise InputError(f"{x_name}: all values are {raw.x[0].flat[0]}, allowed: at least two different values")
 
 
 def _check_values(name: str, x: np.ndarray) -> None:
@@ -44,9 +42,7 @@ def _check_values(name: str, x: np.ndarray) -> None:
             "x.astype('float32')"
         )
     if x.size == 0:
-        raise InputError(
-            f"{name}: got an empty array of shape {x.shape}, allowed: at least {MIN_SAMPLES} samples"
-        )
+        raise InputError(f"{name}: got an empty array of shape {x.shape}, allowed: at least {MIN_SAMPLES} samples")
     if x.ndim < 2:
         raise InputError(
             f"{name}: got the shape {x.shape}, allowed: (samples, ...) with at least 2 axes; cut a long "
@@ -71,9 +67,7 @@ def _check_values(name: str, x: np.ndarray) -> None:
             "finite numbers; drop or fill them"
         )
     if largest > float(np.finfo("float32").max):
-        raise InputError(
-            f"{name}: got values up to {largest:g}, allowed: what float32 can hold (up to 3.4e38)"
-        )
+        raise InputError(f"{name}: got values up to {largest:g}, allowed: what float32 can hold (up to 3.4e38)")
 
 
 def _check_labels(name: str, y: np.ndarray | None, x: np.ndarray | None) -> None:
@@ -82,10 +76,6 @@ def _check_labels(name: str, y: np.ndarray | None, x: np.ndarray | None) -> None
     if x is None:
         raise InputError(f"{name}: got labels without samples, allowed: x_test beside y_test")
     if y.dtype.kind not in "biufUS":
-        raise InputError(
-            f"{name}: got labels of type {y.dtype}, allowed: numbers or strings; convert with astype"
-        )
+        raise InputError(f"{name}: got labels of type {y.dtype}, allowed: numbers or strings; convert with astype")
     if y.ndim < 1 or len(y) != len(x):
-        raise InputError(
-            f"{name}: got labels of shape {y.shape}, allowed: one for each of the {len(x)} samples"
-        )
+        raise InputError(f"{name}: got labels of shape {y.shape}, allowed: one for each of the {len(x)} samples")

@@ -202,9 +202,7 @@ def _array(name: str, value: Any) -> np.ndarray:
             f"{', '.join(NAMED_SETS)}"
         )
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise InputError(
-            f"{name}: got an array with masked values, allowed: an array without; fill or drop them"
-        )
+        raise InputError(f"{name}: got an array with masked values, allowed: an array without; fill or drop them")
     return np.asarray(value)
 
 

@@ -131,9 +131,7 @@ def read_csv(path: Path) -> Raw:
             first = next((row for row in csv.reader(file) if row), [])
         header = bool(first) and not any(_is_number(cell) for cell in first)
         with open(path, encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # numpy warns about a file without rows; the empty array is refused
+            warnings.simplefilter("ignore")  # numpy warns about a file without rows; the empty array is refused
             x = np.loadtxt(
                 file,
                 delimiter=",",
@@ -154,9 +152,7 @@ def read_csv(path: Path) -> Raw:
 
 def read_images(folder: Path) -> Raw:
     """All images below a folder, sorted by path; pixel values as stored, no colour conversion."""
-    files = sorted(
-        (p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix()
-    )
+    files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     others = [p for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if not images:
@@ -188,9 +184,7 @@ def read_images(folder: Path) -> Raw:
                 "and one mode; resize or convert them"
             )
         x[index] = pixels
-    notes = (
-        (f"{len(others)} files that are no images were left out, first {others[0].name}",) if others else ()
-    )
+    notes = (f"{len(others)} files that are no images were left out, first {others[0].name}",) if others else ()
     return Raw(folder.resolve().name, x, notes=notes)
 
 
@@ -235,8 +229,7 @@ def _bad_cell(path, header):
                     )
             if len(row) != width:
                 return InputError(
-                    f"data: {path.name} line {line} has {len(row)} cells, allowed: {width}, like the "
-                    "lines before"
+                    f"data: {path.name} line {line} has {len(row)} cells, allowed: {width}, like the lines before"
                 )
     return None
 

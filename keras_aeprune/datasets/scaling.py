@@ -104,9 +104,7 @@ class Scaling:
         """The scaling that `to_dict` described."""
         known = set(cls.__dataclass_fields__)
         if not isinstance(config, dict) or set(config) != known:
-            raise InputError(
-                f"scaling: got {config!r}, allowed: a dict with the keys {', '.join(sorted(known))}"
-            )
+            raise InputError(f"scaling: got {config!r}, allowed: a dict with the keys {', '.join(sorted(known))}")
         return cls(**config)
 
     def _affine(self, x, rows, formula):

@@ -88,9 +88,7 @@ def _run(jobs: Sequence[Job], request: Path) -> subprocess.CompletedProcess[str]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     # -P keeps the folder of the script off sys.path, where its neighbours would hide modules of the same name
     command = [sys.executable, "-P", "-X", "faulthandler", str(WORKER), str(request)]
-    return subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=environment, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
 
 
 def _error(job: Job, reason: str) -> ConversionError:

@@ -64,8 +64,7 @@ def inputs_of(model: keras.Model) -> Inputs:
         structure = _described(shapes, str(model.input_dtype), "input")
     if structure is None or not all(layer.built for layer in model._flatten_layers()):
         raise InputError(
-            f"model {model.name!r}: got a model that is not built, allowed: a built one; call it once on a "
-            "batch"
+            f"model {model.name!r}: got a model that is not built, allowed: a built one; call it once on a batch"
         )
     flat = keras.tree.flatten(structure)
     batches = {tensor.shape[0] for tensor in flat} - {None}
@@ -77,8 +76,7 @@ def inputs_of(model: keras.Model) -> Inputs:
         )
     names = _names([_layer_name(tensor) for tensor in flat])
     items = tuple(
-        Input(name, tuple(tensor.shape[1:]), str(tensor.dtype))
-        for name, tensor in zip(names, flat, strict=True)
+        Input(name, tuple(tensor.shape[1:]), str(tensor.dtype)) for name, tensor in zip(names, flat, strict=True)
     )
     return Inputs(items, structure, 1 if fixed else None)
 
@@ -162,9 +160,7 @@ def _checked(item: Input, value: Any) -> np.ndarray:
     if not fits or array.size == 0:
         raise InputError(f"{name}: got shape {array.shape}, allowed: {_shape(item)} with n >= 1 samples")
     if np.issubdtype(item.dtype, np.integer) and not np.array_equal(array, array.astype(item.dtype)):
-        raise InputError(
-            f"{name}: got values that {item.dtype} cannot hold, allowed: whole numbers in its range"
-        )
+        raise InputError(f"{name}: got values that {item.dtype} cannot hold, allowed: whole numbers in its range")
     with np.errstate(over="ignore"):
         array = array.astype(item.dtype)
     bad = np.argwhere(~np.isfinite(array))

@@ -54,9 +54,7 @@ def check_supported(model: keras.Model) -> None:
             )
 
 
-def write_saved_model(
-    model: keras.Model, inputs: Inputs, shapes: list[tuple[int, ...]], folder: Path
-) -> Traced:
+def write_saved_model(model: keras.Model, inputs: Inputs, shapes: list[tuple[int, ...]], folder: Path) -> Traced:
     """Write `model` as a SavedModel whose signature takes one sample and returns output_0, output_1, ...
 
     Args:

@@ -126,9 +126,7 @@ class TFLiteModel:
                     f"shape (n, {', '.join('any' if i is None else str(i) for i in wanted)}) with n >= 1"
                 )
         if len({len(array) for array in arrays.values()}) > 1:
-            raise refuse(
-                "x", {k: len(v) for k, v in arrays.items()}, "the same number of samples for every input"
-            )
+            raise refuse("x", {k: len(v) for k, v in arrays.items()}, "the same number of samples for every input")
         return {name: _quantized(array, self._inputs[name]) for name, array in arrays.items()}
 
     def _invoke(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

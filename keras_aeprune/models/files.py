@@ -60,9 +60,7 @@ def load(path: str | Path) -> keras.Model:
             f"SavedModel of a Keras 2 model: {_FROM_TF_KERAS}"
         )
     if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(
-            f"model file: got {path.name!r}, allowed: a file that ends in {', '.join(_SUFFIXES)}"
-        )
+        raise InputError(f"model file: got {path.name!r}, allowed: a file that ends in {', '.join(_SUFFIXES)}")
     if zipfile.is_zipfile(path):
         return _load_archive(path)
     if h5py.is_hdf5(path):

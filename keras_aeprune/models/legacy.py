@@ -140,9 +140,7 @@ def _call(layer, node, kinds):
     if not isinstance(node, list) or not all(
         isinstance(source, list) and len(source) in (3, 4) for source in node
     ):
-        raise InputError(
-            f"layer {layer!r} is called with {shown(node)}, allowed: one tensor or a list of tensors"
-        )
+        raise InputError(f"layer {layer!r} is called with {shown(node)}, allowed: one tensor or a list of tensors")
     mended = []
     for name, call, output, *keywords in node:
         for key, value in (keywords[0] if keywords else {}).items():

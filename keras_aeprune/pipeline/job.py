@@ -137,9 +137,7 @@ def compress(
     if limit is not None and not known:  # refuse before anything is written
         cost = Cost.measure(loaded.flat, resolved)
         after = after_training(loaded)
-        fit_epochs(
-            resolved.epochs, limit - (time.monotonic() - began) - after, cost, limit=limit, after=after
-        )
+        fit_epochs(resolved.epochs, limit - (time.monotonic() - began) - after, cost, limit=limit, after=after)
     with RunFolder(folder, identity) as run:
         job = _Job(loaded, resolved, run, limit, began, cost, to_stderr if progress else silent)
         return job.result()
@@ -170,9 +168,7 @@ class _Job:
     def path(self, name: str) -> Path:
         return self.run.path / name
 
-    def step(
-        self, number: int, name: str, title: str, make: Callable[[str], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def step(self, number: int, name: str, title: str, make: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         """The record of a step: read if it is finished, else made and stored."""
         heading = f"[{number}/{_STEPS}] {title}"
         record = self.run.finished(name)

@@ -81,7 +81,7 @@ def fit_epochs(
 
     Example:
         >>> fit_epochs({"dense": 20, "prune": 10}, 22.0, Cost(1.0, 1.0), limit=60, after=30)
-        {'dense': 12, 'prune': 6}
+        {'dense': 11, 'prune': 5}
     """
     room = 0.9 * available - cost.trace * len(epochs)  # a tenth for a machine that is busier than the probe
     share = min(1.0, room / (cost.epoch * sum(epochs.values())))

@@ -136,9 +136,7 @@ def _shaped(model: keras.Model, data: Dataset) -> tuple[dict[str, np.ndarray], l
     """The splits in the shape that the model takes."""
     shapes = model.input_shape
     if not isinstance(shapes, tuple) or (shapes and isinstance(shapes[0], (tuple, list))):
-        raise InputError(
-            f"model {model.name!r}: got one with several inputs {shapes}, allowed: a single input"
-        )
+        raise InputError(f"model {model.name!r}: got one with several inputs {shapes}, allowed: a single input")
     wanted = tuple(shapes[1:])
     splits = {name: getattr(data, f"x_{name}") for name in ("train", "validation", "test")}
     given = data.sample_shape

@@ -116,7 +116,5 @@ def seconds(value: float | str | None) -> float | None:
         try:
             value = float(number) * unit
         except ValueError:
-            raise InputError(
-                f"max_time: got {value!r}, allowed: seconds, or text like 90s, 5m or 1.5h"
-            ) from None
+            raise InputError(f"max_time: got {value!r}, allowed: seconds, or text like 90s, 5m or 1.5h") from None
     return positive_number("max_time", value, "of seconds")

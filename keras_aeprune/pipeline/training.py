@@ -75,9 +75,7 @@ def train(
     zeros = pruning = None
     if phase != "dense" and settings.sparsity > 0:
         zeros = _Zeros()
-        pruning = (
-            Prune(settings.sparsity, allocation=settings.allocation) if phase == "prune" else KeepSparse()
-        )
+        pruning = Prune(settings.sparsity, allocation=settings.allocation) if phase == "prune" else KeepSparse()
         callbacks = [zeros, pruning]
     callbacks.append(EpochProgress(say, title, zeros.now if zeros else None))
     began = time.monotonic()

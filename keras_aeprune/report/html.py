@@ -91,9 +91,7 @@ def page(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
     )
 
 
-def write(
-    report: Mapping[str, Any], figures: Mapping[str, Figure], *, folder: str | Path
-) -> tuple[Path, Path]:
+def write(report: Mapping[str, Any], figures: Mapping[str, Figure], *, folder: str | Path) -> tuple[Path, Path]:
     """Write report.json and report.html; each appears whole under its name, or not at all.
 
     Args:
@@ -181,9 +179,7 @@ def _rows(report: Mapping[str, Any]) -> str:
     return _table(titles, lines, marked=marked) + f'<p class="about">{escape(_legend(titles))}</p>'
 
 
-def _table(
-    titles: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]], *, marked: int | None = None
-) -> str:
+def _table(titles: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]], *, marked: int | None = None) -> str:
     """Lines of a label and right-aligned cells; on a narrow screen each line becomes a small card."""
     body = []
     for index, (label, values) in enumerate(lines):
@@ -312,8 +308,7 @@ def _machine(measured: Mapping[str, Any]) -> str:
 
 def _pairs(pairs: Any) -> str:
     inner = "".join(
-        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
-        for key, value in pairs
+        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>" for key, value in pairs
     )
     return f"<dl>{inner}</dl>"
 

@@ -29,9 +29,7 @@ __all__ = [
 _PHASES = {"dense": "dense", "prune": "prune", "finetune": "fine-tune"}
 
 
-def figures(
-    report: Mapping[str, Any], reconstructed: Mapping[str, np.ndarray] | None = None
-) -> dict[str, Figure]:
+def figures(report: Mapping[str, Any], reconstructed: Mapping[str, np.ndarray] | None = None) -> dict[str, Figure]:
     """All pictures for which the report has numbers, in the order in which a page shows them.
 
     Args:
@@ -244,9 +242,7 @@ def size_against_error(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(row["bytes"], error, "o", color=ink, markersize=6.5)
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.35, max(sizes) * 1.35)
-    _plots.log_ticks(
-        axes.xaxis, lambda value: size_text(value).replace(".00", "").replace(".0 ", " "), most=5
-    )
+    _plots.log_ticks(axes.xaxis, lambda value: size_text(value).replace(".00", "").replace(".0 ", " "), most=5)
     axes.set(xlabel="file (full), gzip of it (hollow)", ylabel="test MSE")
     lines = [known[name] for name in ("mean", "pca") if name in known]
     errors = [row["test_mse"] for row in [*files, *lines]]
@@ -312,18 +308,14 @@ def error_against_width(curve: Mapping[str, Sequence[float]], rows: Sequence[Map
     """
     widths, errors = list(curve["widths"]), list(curve["test_mse"])
     if not widths or len(widths) != len(errors):
-        raise InputError(
-            f"curve: got {len(widths)} widths and {len(errors)} errors, allowed: as many, at least 1"
-        )
+        raise InputError(f"curve: got {len(widths)} widths and {len(errors)} errors, allowed: as many, at least 1")
     known = by_name(rows) if rows else {}
     made, (axes,) = _plots.figure(height=2.8)
     axes.plot(widths, errors, color=colour("pca"), marker="o", markersize=2.5)
     axes.set_xscale("log")
     axes.set_xlim(min(widths) / 1.2, max(widths) * 1.2)
     _plots.log_ticks(axes.xaxis, lambda value: f"{value:g}")
-    marks = [
-        known[name] for name in ("dense", "pruned") if name in known and "numbers" in known.get("pca", {})
-    ]
+    marks = [known[name] for name in ("dense", "pruned") if name in known and "numbers" in known.get("pca", {})]
     lines = [known["mean"]] if "mean" in known else []
     _error_axis(axes, errors + [row["test_mse"] for row in marks + lines], log=False)
     for row in lines:

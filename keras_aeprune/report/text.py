@@ -79,9 +79,7 @@ def by_name(rows: Iterable[Row]) -> dict[str, Row]:
     for row in rows:
         missing = [key for key in ("name", "label", "test_mse") if key not in row]
         if missing:
-            raise InputError(
-                f"rows: got {shown(dict(row))} without {missing[0]!r}, allowed: rows that have it"
-            )
+            raise InputError(f"rows: got {shown(dict(row))} without {missing[0]!r}, allowed: rows that have it")
         if row["name"] in found:
             raise InputError(f"rows: got the name {row['name']!r} twice, allowed: each name once")
         found[row["name"]] = row
@@ -111,9 +109,7 @@ def best_file(report: Mapping[str, Any]) -> Row | None:
     files = {name: row for name, row in by_name(report["rows"]).items() if "bytes" in row}
     name = report.get("best")
     if name is not None and name not in files:
-        raise InputError(
-            f"best: got {shown(name)}, allowed: a row with a file: {', '.join(files) or 'none here'}"
-        )
+        raise InputError(f"best: got {shown(name)}, allowed: a row with a file: {', '.join(files) or 'none here'}")
     return files[name] if name else min(files.values(), key=lambda row: row["bytes"], default=None)
 
 
@@ -300,9 +296,7 @@ def table(rows: Sequence[Row], *, latency: Sequence[Row] = ()) -> str:
         cells = [cell(row) for row in rows]
         if any(cells):
             width = max(len(title), *map(len, cells))
-            lines = [
-                f"{line}  {text.rjust(width)}" for line, text in zip(lines, [title, *cells], strict=True)
-            ]
+            lines = [f"{line}  {text.rjust(width)}" for line, text in zip(lines, [title, *cells], strict=True)]
     labels = ["", *(_cut(str(row["label"]), min(_LABEL, _WIDTH - len(lines[0]))) for row in rows)]
     wide = max(map(len, labels))
     return "\n".join((label.ljust(wide) + line).rstrip() for label, line in zip(labels, lines, strict=True))

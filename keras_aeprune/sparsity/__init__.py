@@ -1,19 +1,52 @@
-"""Set weights to zero while training: masks, who shares the budget, callbacks, and what was reached."""
+"""Set weights to zero while training: masks, who shares the budget, callbacks, and what was reached.
+
+- `Prune`, `KeepSparse`        callbacks for `model.fit`
+- `Pruner`                     the same for a training loop of one's own
+- `sparsity_table`             asked, reached, skipped and why
+- `sensitivity_map`            each layer's error against its sparsity
+- `patterns`, `allocation`     which weights go together, and which layers share the zeros
+- `prune_low_magnitude` and the other names of tfmot's API, on Keras 3
+"""
 
 from keras_aeprune._layers import register as register_layer
+from keras_aeprune.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
+from keras_aeprune.sparsity import allocation, patterns
 from keras_aeprune.sparsity.callbacks import KeepSparse, Prune
+from keras_aeprune.sparsity.layers import PruneLowMagnitude, collect_prunable_layers
+from keras_aeprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
+from keras_aeprune.sparsity.prunable import PrunableLayer
 from keras_aeprune.sparsity.pruner import MaskConstraint, Pruner, release
+from keras_aeprune.sparsity.sensitivity import SensitivityMap, sensitivity_map
+from keras_aeprune.sparsity.steps import PruningSummaries, UpdatePruningStep
 from keras_aeprune.sparsity.table import SparsityNotReached, SparsityRow, SparsityTable, sparsity_table
+from keras_aeprune.sparsity.wrapping import prune_low_magnitude, prune_scope, strip_pruning
 
 __all__ = [
+    "ConstantSparsity",
     "KeepSparse",
     "MaskConstraint",
+    "PolynomialDecay",
+    "PrunableLayer",
     "Prune",
+    "PruneForLatencyOnXNNPack",
+    "PruneLowMagnitude",
     "Pruner",
+    "PruningPolicy",
+    "PruningSchedule",
+    "PruningSummaries",
+    "SensitivityMap",
     "SparsityNotReached",
     "SparsityRow",
     "SparsityTable",
+    "UpdatePruningStep",
+    "allocation",
+    "collect_prunable_layers",
+    "patterns",
+    "prune_low_magnitude",
+    "prune_scope",
     "register_layer",
     "release",
+    "sensitivity_map",
     "sparsity_table",
+    "strip_pruning",
 ]

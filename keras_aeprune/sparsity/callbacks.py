@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,9 +15,13 @@ from keras_aeprune._layers import is_built
 from keras_aeprune._validation import InputError, fraction, one_of
 from keras_aeprune.sparsity.pruner import Pruner
 from keras_aeprune.sparsity.siblings import put_last
+from keras_aeprune.sparsity.state import load_state, save_state
+from keras_aeprune.sparsity.stepper import Stepper
 from keras_aeprune.sparsity.table import SparsityNotReached, SparsityTable
 
 __all__ = ["KeepSparse", "Prune"]
+
+_ENGINE = ("criterion", "allocation", "pattern", "limits", "include", "exclude", "on_unsupported", "regrowth")
 
 
 class _Configured(keras.callbacks.Callback):
@@ -46,13 +51,23 @@ class Prune(_Configured):
     sparsity, wherever they stand in the list: the early, dense epochs cannot win.
 
     Args:
-        schedule: the final sparsity, a fraction 0 <= s < 1; or a schedule, tfmot's included. Its steps count
-            optimizer updates from 0 at the start of the fit.
+        schedule: the final sparsity, a fraction 0 <= s < 1; a schedule, tfmot's included, whose steps count
+            optimizer updates from 0 at the start of the fit; or `schedules.relative(...)`, in epochs or fractions
+            of the training.
         criterion: which weights go first, a name or instance from `keras_aeprune.criteria`.
-        allocation: "uniform" gives every kernel the same fraction; "global" puts one threshold over all.
+        allocation: "uniform" gives every kernel the same fraction, "global" puts one threshold over all, "erk"
+            prunes large kernels more; or a dict of fractions by layer.
+        pattern: "unstructured", "2:4" (2 of every 4 weights stay), "unit" (whole neurons and filters), or an
+            instance such as `sparsity.patterns.Block((1, 4))`.
+        limits: {layer name, path or pattern: (low, high)}, fractions of a kernel's zeros; or one fraction, the
+            most that the first and the last kernel get.
         include: prune only these: layer names, paths like "encoder/hidden_1" or patterns like "encoder/*".
         exclude: leave these alone, as in `include`.
         on_unsupported: "skip" lists what cannot be pruned in the table; "raise" refuses the model.
+        regrowth: lets weights grow again while as many others go, once the final sparsity is reached: "set",
+            or `sparsity.regrowth.SET(...)`, `sparsity.regrowth.RigL(data)`.
+        state: a .npz file for masks and step, written after every epoch and read when a fit goes on at a later
+            epoch; needed with `regrowth`, where zeros do not tell which weights are masked.
         several_fits: the schedule spans several fits with this callback: steps go on counting from one fit
             to the next, and a fit that ends before the schedule does is no error.
 
@@ -77,13 +92,17 @@ class Prune(_Configured):
 
     def __init__(
         self,
-        schedule: float | schedules.PruningSchedule,
+        schedule: float | schedules.PruningSchedule | schedules.Relative,
         *,
         criterion: Any = "magnitude",
-        allocation: str = "uniform",
+        allocation: Any = "uniform",
+        pattern: Any = "unstructured",
+        limits: Any = None,
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         on_unsupported: str = "skip",
+        regrowth: Any = None,
+        state: str | Path | None = None,
         several_fits: bool = False,
     ):
         super().__init__()
@@ -91,32 +110,35 @@ class Prune(_Configured):
         self.schedule = fraction("schedule", schedule) if number else schedules.get(schedule)
         self.criterion = criterion
         self.allocation = allocation
+        self.pattern = pattern
+        self.limits = limits
         self.include = include
         self.exclude = exclude
         self.on_unsupported = one_of("on_unsupported", on_unsupported, ("skip", "raise"))
+        self.regrowth = regrowth
+        self.state = state
         self.several_fits = several_fits
         self.step = 0
         self.table: SparsityTable | None = None
-        self._at_target = False
         self._pruner: Pruner | None = None
+        self._stepper: Stepper | None = None
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        names = (
-            "schedule",
-            "criterion",
-            "allocation",
-            "include",
-            "exclude",
-            "on_unsupported",
-            "several_fits",
-        )
-        return {name: getattr(self, name) for name in names}
+        own = ("schedule", "state", "several_fits")
+        return {name: getattr(self, name) for name in (*own, *_ENGINE)}
 
     @property
     def at_target(self) -> bool:
         """Whether the final sparsity of the schedule has been applied."""
-        return self._at_target
+        return self._stepper is not None and self._stepper.at_target
+
+    @property
+    def _relative(self) -> schedules.Relative | None:
+        """The schedule if it waits for the length of the training."""
+        if isinstance(self.schedule, float):
+            return schedules.relative("PolynomialDecay", self.schedule)
+        return self.schedule if isinstance(self.schedule, schedules.Relative) else None
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
@@ -124,119 +146,127 @@ class Prune(_Configured):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self.model.optimizer is None:
-            raise InputError(
-                f"model {self.model.name!r}: got a model without optimizer, allowed: a compiled one"
-            )
-        self._pruner = self._hold() if is_built(self.model) else None  # else: after the first batch
-        self._at_target = False
-        self._applied: float | None = None
-        self._started = False
+            raise InputError(f"model {self.model.name!r}: got a model without optimizer, allowed: a compiled one")
         if not self.several_fits:
             self.step = 0
-        if not (isinstance(self.schedule, float) and self.several_fits and self.step):
-            self._timetable = self._plan(self.params.get("steps"))
-            self._check()
+        old = self._stepper if self.several_fits and self.step else None
+        self._pruner = self._stepper = None
+        self._started = False
+        timetable = old.timetable if old is not None and self._relative else self._plan(self.params.get("steps"))
+        if is_built(self.model):  # else: after the first batch
+            self._hold()
+        self._timetable = timetable
+        if timetable is not None:
+            self._check(timetable)
+            self._follow(timetable)
 
-    def _hold(self) -> Pruner:
-        pruner = Pruner(
-            self.model,
-            criterion=self.criterion,
-            allocation=self.allocation,
-            include=self.include,
-            exclude=self.exclude,
-            on_unsupported=self.on_unsupported,
-        )
-        pruner.retrace()
-        return pruner
+    def _hold(self) -> None:
+        self._pruner = Pruner(self.model, **{name: getattr(self, name) for name in _ENGINE})
+        self._pruner.retrace()
+
+    def _follow(self, timetable: schedules.Timetable) -> None:
+        """Go by this timetable from now on."""
+        self._timetable = timetable
+        if self._pruner is not None:
+            self._pruner.check(timetable)
+            self._stepper = Stepper(self._pruner, timetable, self._end, regrowth=self._pruner.regrowth)
 
     def _plan(self, steps_per_epoch: int | None) -> schedules.Timetable | None:
-        """The timetable, or None as long as an automatic ramp does not know its length."""
+        """The timetable, or None as long as a relative schedule does not know its length."""
         epochs = self.params["epochs"]
         end = self.step + epochs * steps_per_epoch if steps_per_epoch else None
         self._end = end
-        if not isinstance(self.schedule, float):
+        relative = self._relative
+        if relative is None:
             return schedules.Timetable(self.schedule, end)
         if end is not None:
-            return schedules.Timetable(schedules.automatic(self.schedule, end), end)
+            return schedules.Timetable(relative.resolve(end, steps_per_epoch), end)
         if epochs == 1:
             warnings.warn(
                 "Prune: one epoch of unknown length leaves no room for a ramp, so all weights are pruned at "
                 "its start; give fit steps_per_epoch, more epochs, or Prune a schedule in steps",
                 stacklevel=2,
             )
-            return schedules.Timetable(schedules.ConstantSparsity(self.schedule, 0), None)
+            return schedules.Timetable(schedules.ConstantSparsity(relative.sparsity, 0), None)
         return None
 
-    def _check(self) -> None:
+    def _check(self, timetable: schedules.Timetable) -> None:
         """Refuse, before the first step, a schedule that cannot end within the training."""
-        if self._timetable is None or self._end is None or self.several_fits:
+        if self._end is None or self.several_fits:
             return
-        last = self._timetable.final_step
+        last = timetable.final_step
         if last is None or last > self._end:
             if last is None:
                 last = f"{getattr(self.schedule, 'begin_step', self._end)} or later"
             raise InputError(
-                f"schedule: got one that ends at step {last}, allowed: at most {self._end}, the steps of "
-                f"this training ({self.params['epochs']} epochs of {self.params['steps']}); train longer, "
-                "end the schedule earlier, or say several_fits=True if it is to span several fits"
+                f"schedule: got one that ends at step {last}, allowed: at most {self._end}, the steps of this "
+                f"training ({self.params['epochs']} epochs of {self.params['steps']}); train longer, end the "
+                "schedule earlier, or say several_fits=True if it is to span several fits"
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._started:
             self._started = True
-            steps = self.params.get("steps")
-            if epoch and steps and not self.several_fits:  # fit(initial_epoch=...), or a restored backup
-                self.step = epoch * steps
-            self._apply_due()
+            if epoch:
+                self._go_on(epoch)
+            if self._stepper is not None:
+                self._stepper.step = self.step  # exchanges of weights before this fit are past
+                self._stepper.move_to(self.step)
         self._epoch_start = self.step
+
+    def _go_on(self, epoch: int) -> None:
+        """A fit that starts at a later epoch: fit(initial_epoch=...), or a restored backup."""
+        steps = self.params.get("steps")
+        if steps and not self.several_fits:
+            self.step = epoch * steps
+        if self._pruner is None:
+            return
+        self._pruner.keep_growing()  # what is zero now is a moment of the schedule and no floor under it
+        saved = load_state(self.state) if self.state is not None else None
+        if saved is not None and saved[1] == epoch:
+            self._pruner.restore(saved[0])
+            self.step = saved[2]
+            if self._stepper is not None:
+                self._stepper.resume(self.step)
+        elif self.regrowth is not None:
+            raise InputError(
+                f"state: got {'no file' if self.state is None else str(self.state)!r} for a fit that goes on at "
+                f"epoch {epoch}, allowed: with regrowth, the file that the epochs before it wrote (Prune(..., "
+                "state=path)): zeros do not tell which weights are masked"
+            )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.step = self._epoch_start + batch + 1
         if self._pruner is None:
-            self._pruner = self._hold()
-            self._apply_due()
-        elif self._next is not None and self.step >= self._next:
-            self._apply_due()
+            self._hold()
+            if self._timetable is not None:
+                self._follow(self._timetable)
+        if self._stepper is not None:
+            self._stepper.move_to(self.step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._end is None and isinstance(self.schedule, float):
+        if self._end is None and self._relative is not None:
             self._epoch_of_unknown_length(epoch + 1)
+        if self.state is not None:
+            save_state(self.state, self._pruner.masks(), epoch=epoch + 1, step=self.step)
 
     def _epoch_of_unknown_length(self, done: int) -> None:
         """Lay the ramp over the epochs, now that their length is known; and end it by epochs in any case."""
-        epochs = self.params["epochs"]
-        if self._timetable is None:
-            total = epochs * (self.step - self._epoch_start)
-            ramp = schedules.automatic(self.schedule, max(total, 1))
-            self._timetable = schedules.Timetable(ramp, total)
-            self._apply_due()
-        if not self._at_target and done >= max(1, math.ceil(0.6 * epochs)):  # later epochs were shorter
-            self._apply(self._timetable.final)
-
-    def _apply_due(self) -> None:
-        """Bring the masks to what the schedule asks for after `self.step` updates."""
-        if self._timetable is None or self._pruner is None:
-            self._next = None
-            return
-        sparsity = self._timetable.latest(self.step)
-        if sparsity is not None:
-            self._apply(sparsity)
-        self._next = self._timetable.next_after(self.step)
-
-    def _apply(self, sparsity: float) -> None:
-        if sparsity != self._applied:
-            self._pruner.update(sparsity)
-            self._applied = sparsity
-        final_step = self._timetable.final_step
-        self._at_target = sparsity == self._timetable.final and (
-            final_step is None or self.step >= final_step or isinstance(self.schedule, float)
-        )
+        epochs, relative = self.params["epochs"], self._relative
+        if self._stepper is None:
+            length = max(self.step - self._epoch_start, 1)
+            total = epochs * length
+            self._follow(schedules.Timetable(relative.resolve(total, length), total))
+            self._stepper.move_to(self.step)
+        end = relative.end * (epochs if relative.unit == "training" else 1)
+        if not self.at_target and done >= max(1, math.ceil(end)):  # later epochs were shorter
+            self._stepper.to_the_end()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._pruner is None:
             raise InputError("Prune: got a fit without a single batch, allowed: at least one")
-        self._pruner.apply()  # for whatever wrote into the weights outside an optimizer step
-        reached = self._at_target or self._unbounded()
+        self._pruner.restored()  # for whatever wrote into the weights outside an optimizer step
+        reached = self.at_target or self._unbounded()
         if not reached and not self.several_fits:
             self._pruner.ask(self._target())
         self.table = self._pruner.table()
@@ -254,13 +284,14 @@ class Prune(_Configured):
 
     def _unbounded(self) -> bool:
         """A schedule that says no end has reached whatever it asked for last."""
-        return self._timetable is not None and self._timetable.final is None and self._applied is not None
+        stepper = self._stepper
+        return stepper is not None and stepper.timetable.final is None and stepper.applied is not None
 
     def _target(self) -> float:
-        if isinstance(self.schedule, float):
-            return self.schedule
+        if self._relative is not None:
+            return self._relative.sparsity
         final = self._timetable.final
-        return final if final is not None else self._applied or 0.0
+        return final if final is not None else (self._stepper and self._stepper.applied) or 0.0
 
 
 class KeepSparse(_Configured):
@@ -315,5 +346,5 @@ class KeepSparse(_Configured):
         self._pruner.retrace()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._pruner.apply()
+        self._pruner.restored()
         self.table = self._pruner.table()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,10 +11,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_aeprune import criteria
+from keras_aeprune import criteria, schedules
 from keras_aeprune._layers import Weight, weights
-from keras_aeprune._validation import InputError, keras_model, one_of, shown
+from keras_aeprune._validation import InputError, keras_model, one_of
 from keras_aeprune.sparsity import allocation as allocations
+from keras_aeprune.sparsity import patterns
+from keras_aeprune.sparsity import regrowth as regrowths
+from keras_aeprune.sparsity.selection import choose
+from keras_aeprune.sparsity.stepper import Stepper
 from keras_aeprune.sparsity.table import SparsityRow, SparsityTable, remember
 
 __all__ = ["MaskConstraint", "Pruner", "release"]
@@ -48,23 +51,37 @@ class _Target:
     weight: Weight
     constraint: MaskConstraint
     mask: np.ndarray
-    floor: int
+    free: np.ndarray  # False where a zero was found at the start; those stay
+    floor: int = 0  # groups of the pattern that are zero for that reason
     asked: float | None = None
 
 
 class Pruner:
     """Holds masks on a model's kernels and recomputes them on demand.
 
+    The engine of `Prune`, and what to use in a training loop of one's own: give it a schedule, make it before the
+    train step is traced, and call `step` once per optimizer update. The optimizer applies the masks, through
+    the variables' constraints.
+
     Args:
         model: a built Keras model.
+        schedule: a `PruningSchedule`, for `step`; None if only `update` is called.
+        total_steps: the step at which the training ends; needed for relative schedules.
         criterion: a name or instance from `keras_aeprune.criteria`.
-        allocation: "uniform" (every kernel the same fraction) or "global" (one threshold).
+        allocation: which kernels share the zeros: "uniform", "global", "erk", a dict of fractions by layer, or
+            an instance from `keras_aeprune.sparsity.allocation`.
+        pattern: which weights go together: "unstructured", "2:4", "unit", or an instance from
+            `keras_aeprune.sparsity.patterns`.
+        limits: {layer name, path or pattern: (low, high)}, fractions of a kernel's zeros; or one fraction, the
+            most that the first and the last kernel get.
         include: layer names, paths or patterns to prune; None for all.
         exclude: layer names, paths or patterns to leave alone.
         on_unsupported: "skip" lists what cannot be pruned with the reason, "raise" refuses the model.
+        regrowth: "set" or an instance from `keras_aeprune.sparsity.regrowth`; None for none.
 
     Raises:
-        InputError: for a pattern that fits no layer, or a model in which nothing can be pruned.
+        InputError: for a pattern that fits no layer, limits that leave no room, or a model in which nothing
+            can be pruned.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="hidden")])
@@ -77,46 +94,102 @@ class Pruner:
     def __init__(
         self,
         model: keras.Model,
+        schedule: Any = None,
         *,
+        total_steps: int | None = None,
         criterion: Any = "magnitude",
-        allocation: str = "uniform",
+        allocation: Any = "uniform",
+        pattern: Any = "unstructured",
+        limits: Any = None,
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         on_unsupported: str = "skip",
+        regrowth: Any = None,
     ):
         self.model = keras_model(model)
         self.criterion = criteria.get(criterion)
-        self.allocation = one_of("allocation", allocation, allocations.ALLOCATIONS)
+        self.allocation = allocations.get(allocation)
+        self.pattern = patterns.get(pattern)
+        self.regrowth = None if regrowth is None else regrowths.get(regrowth)
+        self._limits, self._ends = (limits, None) if limits is None or isinstance(limits, dict) else (None, limits)
         one_of("on_unsupported", on_unsupported, ("skip", "raise"))
-        chosen, self.skipped = _choose(model, include, exclude)
+        chosen, self.skipped = choose(model, self.pattern, include, exclude)
+        listed = "; ".join(f"{path}: {reason}" for path, reason in self.skipped.items())
         if on_unsupported == "raise" and self.skipped:
-            listed = "; ".join(f"{path}: {reason}" for path, reason in self.skipped.items())
             raise InputError(f"on_unsupported='raise': got kernels that cannot be pruned: {listed}")
         if not chosen:
-            listed = "; ".join(f"{path}: {reason}" for path, reason in self.skipped.items())
             raise InputError(
                 f"model {model.name!r}: got nothing to prune ({listed or 'no kernels'}), allowed: a model "
                 "with at least one trainable kernel"
             )
         self.retraced = False
+        self.final: float | None = None
         strategy = getattr(model, "distribute_strategy", None)
         with strategy.scope() if strategy is not None else nullcontext():
             self.targets = [self._hold(weight) for weight in chosen]
+        self._stepper = None if schedule is None else self._follow(schedule, total_steps)
 
     def _hold(self, weight: Weight) -> _Target:
         variable = weight.variable
         values = keras.ops.convert_to_numpy(variable)
-        zeros = int(np.count_nonzero(values == 0))
-        floor = 0 if zeros == values.size else zeros  # all zero: not trained yet, not pruned
-        mask = values != 0 if floor else np.ones(values.shape, bool)
+        free = values != 0
+        if not free.any():  # all zero: not trained yet, not pruned
+            free = np.ones(values.shape, bool)
+        floor = 0 if free.all() else self.pattern.floor(free, weight.kernel)
         constraint = variable.constraint
-        if isinstance(constraint, MaskConstraint):
-            constraint.mask.assign(mask)
+        if type(constraint) is MaskConstraint:
+            constraint.mask.assign(free)
         else:
-            held = keras.Variable(mask, trainable=False, dtype="bool", name=f"{variable.name}_mask")
-            constraint = variable.constraint = MaskConstraint(held, constraint)
+            inner = constraint.inner if isinstance(constraint, MaskConstraint) else constraint
+            held = keras.Variable(free, trainable=False, dtype="bool", name=f"{variable.name}_mask")
+            constraint = variable.constraint = MaskConstraint(held, inner)
             self.retraced = True
-        return _Target(weight, constraint, mask, floor)
+        return _Target(weight, constraint, free, free, floor)
+
+    def _follow(self, schedule: Any, total_steps: int | None) -> Stepper:
+        schedule = schedules.get(schedule)
+        if isinstance(schedule, schedules.Relative):
+            if total_steps is None:
+                raise InputError("total_steps: got None, allowed: a whole number, since the schedule is relative")
+            schedule = schedule.resolve(total_steps)
+        timetable = schedules.Timetable(schedule, total_steps)
+        self.check(timetable)
+        stepper = Stepper(self, timetable, total_steps, regrowth=self.regrowth)
+        stepper.move_to(0)
+        return stepper
+
+    def step(self) -> None:
+        """Count one optimizer update and apply what the schedule asks for; for a training loop of one's own.
+
+        Raises:
+            InputError: if no schedule was given, or a train step that was traced before the pruner was made
+                has written into masked weights.
+        """
+        if self._stepper is None:
+            raise InputError("step: got a Pruner without schedule, allowed: Pruner(model, schedule)")
+        if self._stepper.step == 0 and self.restored():
+            raise InputError(
+                "step: got masked weights that are not zero after the first update, allowed: a train step that is "
+                "traced after the Pruner is made and applies gradients with a Keras optimizer"
+            )
+        self._stepper.move_to(self._stepper.step + 1)
+
+    @property
+    def at_target(self) -> bool:
+        """Whether the schedule's final sparsity has been applied."""
+        return self._stepper is not None and self._stepper.at_target
+
+    def check(self, timetable: schedules.Timetable) -> None:
+        """Refuse, before training, a final sparsity that limits and pattern rule out."""
+        if len(timetable.values) and timetable.final is not None:
+            self.final = float(timetable.values.max())
+            if not self._plain():
+                self._masks(self._kernels(), self.final)
+
+    def _plain(self) -> bool:
+        """Whether every kernel gets the same fraction, to the weight."""
+        uniform = type(self.allocation) is allocations.Uniform
+        return uniform and not self._limits and self._ends is None and str(self.pattern) == "unstructured"
 
     def update(self, sparsity: float) -> None:
         """Recompute all masks for one sparsity and set the weights they mask to zero.
@@ -132,28 +205,72 @@ class Pruner:
         kernels = self._kernels()
         masks = self._masks(kernels, sparsity)
         self.ask(sparsity, masks)
-        for target, kernel, mask in zip(self.targets, kernels, masks, strict=True):
-            self._set(target, kernel, mask)
+        self._set_all(kernels, masks)
 
     def ask(self, sparsity: float, masks: list[np.ndarray] | None = None) -> None:
         """Note what `sparsity` means for each kernel, for the table, without changing a weight."""
-        if self.allocation == "uniform":
-            asked = [sparsity] * len(self.targets)
+        if self._plain():
+            asked = [max(sparsity, t.floor / max(t.mask.size, 1)) for t in self.targets]
         else:
             masks = self._masks(self._kernels(), sparsity) if masks is None else masks
             asked = [_zero_fraction(mask) for mask in masks]
         for target, value in zip(self.targets, asked, strict=True):
-            target.asked = float(max(value, target.floor / max(target.mask.size, 1)))
+            target.asked = float(value)
+
+    def exchange(self, step: int, total: int | None) -> None:
+        """Drop and regrow weights as the regrowth rule says; the number kept does not change."""
+        kernels = self._kernels()
+        variables, paths = ([getattr(t.weight, name) for t in self.targets] for name in ("variable", "path"))
+        growth = self.regrowth.growth(self.model, variables, paths, step)
+        masks = []
+        for target, kernel, scores in zip(self.targets, kernels, growth, strict=True):
+            kept = int(np.count_nonzero(target.mask))
+            masks.append(regrowths.exchange(kernel, target.mask, self.regrowth.count(kept, step, total), scores))
+        self._set_all(kernels, masks)
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """{kernel path: boolean mask, True where a weight is kept}."""
+        return {target.weight.path: target.mask for target in self.targets}
+
+    def restore(self, masks: dict[str, np.ndarray]) -> None:
+        """Take masks from elsewhere, for example from a file.
+
+        Raises:
+            InputError: if they are not those of these kernels.
+        """
+        for path, mask in self.masks().items():
+            if path not in masks or masks[path].shape != mask.shape:
+                raise InputError(f"masks: got none of shape {mask.shape} for {path}, allowed: those of this model")
+        self.keep_growing()
+        self._set_all(self._kernels(), [masks[target.weight.path] for target in self.targets])
+
+    def keep_growing(self) -> None:
+        """Let zeros that were found at the start follow the schedule too; for a training that goes on."""
+        for target in self.targets:
+            target.free, target.floor = np.ones(target.mask.shape, bool), 0
 
     def _kernels(self) -> list[np.ndarray]:
         return [keras.ops.convert_to_numpy(t.weight.variable) for t in self.targets]
 
     def _masks(self, kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
-        scores = [
-            self.criterion.scores(kernel.astype(np.float32, copy=False), t.weight.path)
-            for kernel, t in zip(kernels, self.targets, strict=True)
-        ]
-        return allocations.get(self.allocation)(scores, sparsity, [t.floor for t in self.targets])
+        groups = []
+        for kernel, t in zip(kernels, self.targets, strict=True):
+            scores = self.criterion.scores(kernel.astype(np.float32, copy=False), t.weight.path)
+            groups.append(self.pattern.groups(scores, t.weight.kernel, t.weight.path))
+        masks = allocations.allocate(
+            groups,
+            sparsity,
+            allocation=self.allocation,
+            floors=[t.floor for t in self.targets],
+            limits=self._limits,
+            ends=self._ends,
+            final=self.final if self.final is not None and self.final >= sparsity else None,
+        )
+        return [mask if t.free.all() else mask & t.free for mask, t in zip(masks, self.targets, strict=True)]
+
+    def _set_all(self, kernels: list[np.ndarray], masks: list[np.ndarray]) -> None:
+        for target, kernel, mask in zip(self.targets, kernels, masks, strict=True):
+            self._set(target, kernel, mask)
 
     def keep_zeros(self) -> None:
         """Mask what is exactly zero now; a kernel of zeros only is taken as untrained and left free.
@@ -178,14 +295,17 @@ class Pruner:
             target.constraint.mask.assign(mask)
         self._zero(target, kernel)
 
-    def _zero(self, target: _Target, kernel: np.ndarray) -> None:
-        if np.any(kernel[~target.mask]):
-            target.weight.variable.assign(np.where(target.mask, kernel, kernel.dtype.type(0)))
+    def _zero(self, target: _Target, kernel: np.ndarray) -> bool:
+        masked = np.where(target.mask, kernel, kernel.dtype.type(0))
+        if np.array_equal(masked, kernel):
+            return False
+        target.weight.variable.assign(masked)
+        return True
 
-    def apply(self) -> None:
-        """Set masked weights to zero again, for whatever wrote into them outside an optimizer step."""
-        for target, kernel in zip(self.targets, self._kernels(), strict=True):
-            self._zero(target, kernel)
+    def restored(self) -> bool:
+        """Set masked weights to zero again, for whatever wrote into them; whether any was not zero."""
+        changed = [self._zero(t, kernel) for t, kernel in zip(self.targets, self._kernels(), strict=True)]
+        return any(changed)
 
     def retrace(self) -> None:
         """Make the model's compiled train step anew if it was traced before the constraints were set."""
@@ -202,13 +322,11 @@ class Pruner:
     def table(self) -> SparsityTable:
         """Asked and reached sparsity of every kernel, and what was skipped with the reason."""
         rows = [
-            SparsityRow.measured(t.weight.path, kernel, t.asked)
+            SparsityRow.measured(t.weight.path, kernel, t.asked, str(self.pattern))
             for t, kernel in zip(self.targets, self._kernels(), strict=True)
         ]
         rows += [
-            SparsityRow.skipped(w, self.skipped[w.path])
-            for w in weights(self.model)
-            if w.path in self.skipped
+            SparsityRow.skipped(w, self.skipped[w.path]) for w in weights(self.model) if w.path in self.skipped
         ]
         table = SparsityTable(tuple(rows))
         remember(self.model, table)
@@ -217,45 +335,6 @@ class Pruner:
 
 def _zero_fraction(mask: np.ndarray) -> float:
     return 1.0 - int(np.count_nonzero(mask)) / mask.size if mask.size else 0.0
-
-
-def _patterns(name: str, value: str | Iterable[str] | None) -> list[str]:
-    patterns = [value] if isinstance(value, str) else list(value or [])
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise InputError(
-                f"{name}: got {shown(pattern)}, allowed: layer names, paths or patterns like 'enc*'"
-            )
-    return patterns
-
-
-def _fits(weight: Weight, pattern: str) -> bool:
-    parts = weight.path.split("/")
-    heads = {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
-    return any(fnmatch.fnmatchcase(text, pattern) for text in {*parts[:-1], *heads})
-
-
-def _choose(model: Any, include: Any, exclude: Any) -> tuple[list[Weight], dict[str, str]]:
-    found = weights(model)
-    wanted, unwanted = _patterns("include", include), _patterns("exclude", exclude)
-    for name, patterns in (("include", wanted), ("exclude", unwanted)):
-        for pattern in patterns:
-            if not any(_fits(weight, pattern) for weight in found):
-                layers = ", ".join(dict.fromkeys(weight.layer_path for weight in found))
-                raise InputError(
-                    f"{name}: got {pattern!r}, which fits no layer with weights; there are: {layers}"
-                )
-    chosen, skipped = [], {}
-    for weight in found:
-        if any(_fits(weight, pattern) for pattern in unwanted):
-            skipped[weight.path] = "excluded"
-        elif wanted and not any(_fits(weight, pattern) for pattern in wanted):
-            skipped[weight.path] = "not included"
-        elif weight.reason:
-            skipped[weight.path] = weight.reason
-        else:
-            chosen.append(weight)
-    return chosen, skipped
 
 
 def release(model: keras.Model) -> int:

@@ -58,9 +58,7 @@ def _judges(callback: Any) -> bool:
     """Whether a callback keeps, or stops at, the best epoch."""
     if isinstance(callback, (keras.callbacks.EarlyStopping, _AtTargetOnly)):
         return True
-    return bool(
-        getattr(callback, "save_best_only", False) or getattr(callback, "restore_best_weights", False)
-    )
+    return bool(getattr(callback, "save_best_only", False) or getattr(callback, "restore_best_weights", False))
 
 
 def _callback_list(member: Any) -> keras.callbacks.CallbackList | None:

@@ -36,7 +36,7 @@ class SparsityRow:
         weights: number of weights.
         zeros: number of weights that are exactly zero.
         asked: fraction that was asked for, None if nothing was.
-        pattern: "unstructured", or "" where nothing was asked.
+        pattern: "unstructured", "2:4", ..., or "" where nothing was asked.
         reason: why it was skipped, or "".
     """
 
@@ -59,10 +59,12 @@ class SparsityRow:
         return self.asked is not None and self.zeros < count_zeros(self.weights, self.asked)
 
     @classmethod
-    def measured(cls, path: str, kernel: np.ndarray, asked: float | None) -> SparsityRow:
+    def measured(
+        cls, path: str, kernel: np.ndarray, asked: float | None, pattern: str = "unstructured"
+    ) -> SparsityRow:
         """The row of a kernel that is pruned."""
         zeros = int(np.count_nonzero(kernel == 0))
-        return cls(path, tuple(kernel.shape), kernel.size, zeros, asked, "unstructured", "")
+        return cls(path, tuple(kernel.shape), kernel.size, zeros, asked, pattern, "")
 
     @classmethod
     def skipped(cls, weight: Weight, reason: str) -> SparsityRow:
@@ -176,5 +178,5 @@ def sparsity_table(model: keras.Model) -> SparsityTable:
             rows.append(SparsityRow.skipped(weight, weight.reason))
         else:
             kernel = keras.ops.convert_to_numpy(weight.variable)
-            rows.append(SparsityRow.measured(weight.path, kernel, before.asked))
+            rows.append(SparsityRow.measured(weight.path, kernel, before.asked, before.pattern))
     return SparsityTable(tuple(rows))

@@ -74,9 +74,7 @@ def test_only_one_module_imports_tfmot():
 
 
 def test_no_file_outgrows_its_room():
-    long = {
-        str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := len(p.read_text().split("\n"))) > 401
-    }
+    long = {str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := len(p.read_text().split("\n"))) > 401}
     assert not long
 
 

@@ -110,9 +110,7 @@ def test_missing_and_unknown_files(tmp_path):
     refused(lambda: read_path(tmp_path / "c.npy", "x"), "key", "only with a .npz file")
 
 
-@pytest.mark.parametrize(
-    "header", ["", "a,b,c\n", '\n"first, one",b,c\n', "\ufeffa,b,c\n", '"two\nlines",b,c\n']
-)
+@pytest.mark.parametrize("header", ["", "a,b,c\n", '\n"first, one",b,c\n', "\ufeffa,b,c\n", '"two\nlines",b,c\n'])
 def test_csv_with_and_without_header(tmp_path, header):
     (tmp_path / "a.csv").write_text(header + "1,2.5,-3\n\n1e3, 5 ,6\n", encoding="utf-8")
     raw = read_path(tmp_path / "a.csv", None)

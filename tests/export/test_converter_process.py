@@ -122,9 +122,7 @@ def in_process(function, shape, trackable=None):
 
 
 def dense(units, **options):
-    return keras.Sequential(
-        [keras.Input((units,), name="x"), keras.layers.Dense(units, **options)], name="ae"
-    )
+    return keras.Sequential([keras.Input((units,), name="x"), keras.layers.Dense(units, **options)], name="ae")
 
 
 def test_mismatch_is_raised_with_numbers_and_leaves_nothing(tmp_path, converter_gives):
@@ -139,9 +137,7 @@ def test_mismatch_is_raised_with_numbers_and_leaves_nothing(tmp_path, converter_
     assert (tmp_path / "old.tflite").read_bytes() == b"old"
 
 
-def test_file_that_is_too_small_for_the_weights_is_refused_even_if_it_computes_right(
-    tmp_path, converter_gives
-):
+def test_file_that_is_too_small_for_the_weights_is_refused_even_if_it_computes_right(tmp_path, converter_gives):
     converter_gives(in_process(lambda x: x + 0.0, (1, 64)))
     with pytest.raises(ExportMismatch, match=r"alone take 16384; its weights are missing"):
         kap.export.tflite(dense(64, kernel_initializer="identity"), tmp_path / "a.tflite")

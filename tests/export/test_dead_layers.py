@@ -45,9 +45,7 @@ def test_layers_inside_other_layers_are_found():
         ]
     )
     assert dead_layers(model, [np.ones((4, 2, 3), "float32")]) == ["out/in"]
-    recurrent = keras.Sequential(
-        [keras.Input((5, 3)), kl.LSTM(4, unroll=True), kl.Dense(2, "relu", name="gate")]
-    )
+    recurrent = keras.Sequential([keras.Input((5, 3)), kl.LSTM(4, unroll=True), kl.Dense(2, "relu", name="gate")])
     recurrent.layers[-1].bias.assign([-50.0, -50.0])
     assert dead_layers(recurrent, [np.ones((4, 5, 3), "float32")]) == ["gate"]
 

@@ -81,9 +81,7 @@ def test_sizes_are_those_of_the_file_and_shrink_with_the_precision(exported):
 def test_int8_file_calculates_in_int8_between_float_inputs_and_outputs(exported):
     interpreter = Interpreter(model_path=str(exported["nested"].files["int8"].path))
     types = [details["dtype"] for details in interpreter.get_tensor_details()]
-    assert {d["dtype"] for d in interpreter.get_input_details() + interpreter.get_output_details()} == {
-        np.float32
-    }
+    assert {d["dtype"] for d in interpreter.get_input_details() + interpreter.get_output_details()} == {np.float32}
     assert types.count(np.float32) == 2
     assert types.count(np.int8) >= 4 + 4  # four kernels, four activations
 

@@ -48,9 +48,7 @@ def test_several_inputs_and_outputs_go_by_name(exported):
     outputs = model.predict(x)
     assert {name: array.shape for name, array in outputs.items()} == {"output_0": (3, 4), "output_1": (3, 5)}
     kernel, _ = exported["two_inputs"].model.layers[-2].get_weights()
-    np.testing.assert_allclose(
-        outputs["output_0"], (3 * x["zeta"] - x["alpha"]) @ kernel, rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(outputs["output_0"], (3 * x["zeta"] - x["alpha"]) @ kernel, rtol=1e-4, atol=1e-4)
 
 
 def test_resource_state_does_not_reach_the_next_sample(tmp_path):
@@ -66,9 +64,7 @@ def test_resource_state_does_not_reach_the_next_sample(tmp_path):
             return self.total + 0.0
 
     module = Sum()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.__call__.get_concrete_function()], module
-    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.__call__.get_concrete_function()], module)
     converter.experimental_enable_resource_variables = True
     path = tmp_path / "sum.tflite"
     path.write_bytes(converter.convert())
@@ -140,9 +136,7 @@ def test_samples_that_do_not_fit_are_refused(affine, x, words):
 
 def test_batch_that_the_file_does_not_take_is_refused_and_one_still_works(tmp_path):
     """The reshape to (1, 6) is written into the file."""
-    path = write(
-        tmp_path / "flat.tflite", lambda x: tf.reshape(x, (1, 6)), tf.TensorSpec((1, 2, 3), name="x")
-    )
+    path = write(tmp_path / "flat.tflite", lambda x: tf.reshape(x, (1, 6)), tf.TensorSpec((1, 2, 3), name="x"))
     model, x = TFLiteModel(path), np.arange(24.0).reshape(4, 2, 3)
     with pytest.raises(InputError, match=r"\(2, 2, 3\).*without resizing: .*\(1, 2, 3\)"):
         model.predict(x, batch=2)

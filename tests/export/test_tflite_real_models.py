@@ -55,8 +55,7 @@ def test_every_precision_of_every_model_passes(files):
 def test_int8_reconstructs_digits_nearly_as_well_as_float32(files, digits):
     x = np.float32(digits[0][128:256, ..., None] / 255)
     errors = {
-        q: np.mean((TFLiteModel(file.path).predict(x) - x) ** 2)
-        for q, file in files["mnist_conv_ae.h5"].items()
+        q: np.mean((TFLiteModel(file.path).predict(x) - x) ** 2) for q, file in files["mnist_conv_ae.h5"].items()
     }
     assert errors[None] == pytest.approx(0.0012, rel=0.2)  # published with the model
     assert errors["int8"] < 1.2 * errors[None]

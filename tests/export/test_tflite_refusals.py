@@ -126,9 +126,7 @@ def test_path_without_the_suffix(tmp_path, name):
 
 def test_path_that_is_a_folder_or_below_a_file(tmp_path):
     (tmp_path / "folder.tflite").mkdir()
-    refused(
-        lambda: kap.export.tflite(model(kl.Dense(2)), tmp_path / "folder.tflite"), "a folder of that name"
-    )
+    refused(lambda: kap.export.tflite(model(kl.Dense(2)), tmp_path / "folder.tflite"), "a folder of that name")
     (tmp_path / "file").write_text("")
     refused(
         lambda: kap.export.tflite(model(kl.Dense(2)), tmp_path / "file" / "a.tflite"),
@@ -155,9 +153,7 @@ def test_precision_that_is_no_name(path):
 
 
 def test_unknown_way_to_fail(path):
-    refused(
-        lambda: kap.export.tflite_many(model(kl.Dense(2)), {None: path}, on_failure="ignore"), "raise, return"
-    )
+    refused(lambda: kap.export.tflite_many(model(kl.Dense(2)), {None: path}, on_failure="ignore"), "raise, return")
 
 
 X = np.zeros((5, 4), "float32")
@@ -227,9 +223,7 @@ def test_cudnn_is_off_while_the_model_is_traced_and_back_afterwards(path, monkey
     recurrent = model(lstm, shape=(3, 2))
     seen = []
     call = kl.LSTM.call
-    monkeypatch.setattr(
-        kl.LSTM, "call", lambda self, *a, **k: seen.append(self.use_cudnn) or call(self, *a, **k)
-    )
+    monkeypatch.setattr(kl.LSTM, "call", lambda self, *a, **k: seen.append(self.use_cudnn) or call(self, *a, **k))
     with pytest.raises(AssertionError, match="the converter was started"):
         kap.export.tflite(recurrent, path)
     assert seen

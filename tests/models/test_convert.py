@@ -126,9 +126,7 @@ def inputs_of(model, seed=7):
     def one(tensor):
         shape = [3, *(11 if size is None else size for size in tensor.shape[1:])]
         whole = tensor.dtype == tf.int32
-        return (
-            rng.integers(0, 9, shape).astype("int32") if whole else rng.normal(size=shape).astype("float32")
-        )
+        return rng.integers(0, 9, shape).astype("int32") if whole else rng.normal(size=shape).astype("float32")
 
     return tf.nest.map_structure(one, model.input)
 

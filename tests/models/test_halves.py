@@ -34,9 +34,7 @@ def test_attributes_of_a_subclassed_model_are_found():
 
 def test_a_model_without_halves_is_refused_with_what_was_looked_for():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="only")], name="mine")
-    with pytest.raises(
-        InputError, match=r"'mine' has no attribute and no layer named 'encoder' \(layers: only\)"
-    ):
+    with pytest.raises(InputError, match=r"'mine' has no attribute and no layer named 'encoder' \(layers: only\)"):
         encoder_of(model)
     with pytest.raises(InputError, match="'decoder'"):
         decoder_of(model)

@@ -51,9 +51,7 @@ def test_a_gru_of_the_time_before_reset_after_has_it_off():
 
 
 def test_hard_sigmoid_is_refused_because_it_is_another_function_in_keras_3():
-    assert float(keras.activations.hard_sigmoid(keras.ops.array(1.0))) == pytest.approx(
-        1 / 6 + 0.5
-    )  # was 0.7
+    assert float(keras.activations.hard_sigmoid(keras.ops.array(1.0))) == pytest.approx(1 / 6 + 0.5)  # was 0.7
     for key in ("activation", "recurrent_activation"):
         with pytest.raises(InputError, match=rf"{key}='hard_sigmoid'.*0\.2 x"):
             mend(sequential(layer("LSTM", units=3, **{key: "hard_sigmoid"})))

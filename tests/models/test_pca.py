@@ -34,9 +34,7 @@ def test_errors_are_those_of_scikit_learn(train, test):
         expected = np.mean((flat[-test:] - rebuilt) ** 2)
         assert error == pytest.approx(expected, rel=1e-6)
         assert pca.mse(DIGITS[-test:], width) == error
-        np.testing.assert_allclose(
-            pca.reconstruct(DIGITS[-test:], width).reshape(test, 64), rebuilt, atol=1e-5
-        )
+        np.testing.assert_allclose(pca.reconstruct(DIGITS[-test:], width).reshape(test, 64), rebuilt, atol=1e-5)
         assert pca.explained(width) == pytest.approx(other.explained_variance_ratio_.sum(), rel=1e-6)
 
 

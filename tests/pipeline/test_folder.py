@@ -30,9 +30,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 def test_another_identity_is_refused_with_the_first_difference(tmp_path):
     with RunFolder(tmp_path, IDENTITY):
         pass
-    with pytest.raises(
-        InputError, match=r"another run \(seed was 0 and is 1 now\), allowed: the same arguments"
-    ):
+    with pytest.raises(InputError, match=r"another run \(seed was 0 and is 1 now\), allowed: the same arguments"):
         RunFolder(tmp_path, {**IDENTITY, "seed": 1})
     with RunFolder(tmp_path, IDENTITY):  # and the folder is not locked by the refused one
         pass

@@ -134,9 +134,7 @@ def test_no_sparsity_asked_is_no_sparsity_given(tmp_path):
 
 
 def test_a_time_limit_that_cannot_be_met_leaves_nothing(tmp_path):
-    with pytest.raises(
-        BudgetError, match=r"max_time: got 3 s, which is too short .* needed here: about \d+ s"
-    ):
+    with pytest.raises(BudgetError, match=r"max_time: got 3 s, which is too short .* needed here: about \d+ s"):
         compress("digits", tmp_path / "run", **{**ARGUMENTS, "max_time": 3})
     assert not (tmp_path / "run").exists()
 
@@ -147,9 +145,7 @@ def test_a_time_limit_cuts_the_epochs(tmp_path):
     result = compress(x, tmp_path / "run", **arguments)
     assert result.report["settings"]["epochs"]["dense"] < 2000
     layers = result.report["layers"]
-    assert sum(layer["zeros"] for layer in layers) == pytest.approx(
-        sum(la["weights"] for la in layers) / 2, abs=1
-    )
+    assert sum(layer["zeros"] for layer in layers) == pytest.approx(sum(la["weights"] for la in layers) / 2, abs=1)
 
 
 def test_standardised_data_are_reconstructed_without_a_sigmoid(tmp_path):

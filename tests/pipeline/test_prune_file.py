@@ -28,9 +28,7 @@ def classifier(path, compiled=True):
 
 def autoencoder(path):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input((6, 2)), layers.Dense(8, activation="relu", name="a"), layers.Dense(2)]
-    )
+    model = keras.Sequential([keras.Input((6, 2)), layers.Dense(8, activation="relu", name="a"), layers.Dense(2)])
     model.compile("adam", "mse")
     model.save(path)
     return path

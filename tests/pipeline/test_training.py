@@ -44,9 +44,7 @@ def test_a_loss_that_is_no_number_stops_the_run(monkeypatch):
     from keras_aeprune.pipeline import training
 
     monkeypatch.setattr(training, "_LEARNING_RATE", 1e30)
-    with pytest.raises(
-        FloatingPointError, match="the loss became (nan|inf) in epoch .* of the dense training"
-    ):
+    with pytest.raises(FloatingPointError, match="the loss became (nan|inf) in epoch .* of the dense training"):
         run(["dense"], x=10 * X - 5)  # a linear output, which can overflow
 
 

@@ -182,9 +182,7 @@ def test_all_text_is_escaped():
     for row in one["rows"]:
         row["label"] = evil
     one["rows"][-1]["file"] = evil
-    text = page(
-        one, {**figures(one), evil.strip("<>&")[:6]: reconstructions({evil: np.zeros((1, 8, 8))}, (8, 8))}
-    )
+    text = page(one, {**figures(one), evil.strip("<>&")[:6]: reconstructions({evil: np.zeros((1, 8, 8))}, (8, 8))})
     assert "script" not in Reader(text).tags
     assert "<script" not in text
     assert text.count("&lt;script&gt;") > 15
@@ -192,9 +190,7 @@ def test_all_text_is_escaped():
 
 def test_the_page_stays_light_with_the_worst_pictures():
     noise = np.random.default_rng(0).random((10, 96, 96, 3)).astype("float32")
-    figure = reconstructions(
-        dict.fromkeys(("original", "PCA", "dense", "pruned", "int8"), noise), (96, 96, 3)
-    )
+    figure = reconstructions(dict.fromkeys(("original", "PCA", "dense", "pruned", "int8"), noise), (96, 96, 3))
     assert len(page(report(), {**pictures(report()), "reconstructions": figure}).encode()) < 1_500_000
 
 

@@ -171,12 +171,8 @@ def test_files_stand_at_their_size_and_error_with_their_packed_size_hollow():
     (axes,) = size_against_error(ROWS).axes
     assert axes.get_xscale() == "log"
     marks = [line for line in axes.lines if line.get_marker() == "o"]
-    full = {
-        (line.get_xdata()[0], line.get_ydata()[0]) for line in marks if line.get_markerfacecolor() != "none"
-    }
-    hollow = {
-        (line.get_xdata()[0], line.get_ydata()[0]) for line in marks if line.get_markerfacecolor() == "none"
-    }
+    full = {(line.get_xdata()[0], line.get_ydata()[0]) for line in marks if line.get_markerfacecolor() != "none"}
+    hollow = {(line.get_xdata()[0], line.get_ydata()[0]) for line in marks if line.get_markerfacecolor() == "none"}
     assert full == {(row["bytes"], row["test_mse"]) for row in ROWS if "bytes" in row}
     assert hollow == {(row["gzip_bytes"], row["test_mse"]) for row in ROWS if "bytes" in row}
 

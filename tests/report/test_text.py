@@ -56,8 +56,8 @@ def test_errors_keep_at_least_two_digits(error, text):
 
 def test_the_headline_says_size_and_errors_in_words():
     assert headline({"rows": ROWS, "settings": {"encoding_dim": 8}}) == (
-        "The pruned int8 file is 8.0 kB (2.5 kB gzipped), 3.0x smaller than the dense float32 file (gzipped: 8.0x). "
-        "Its error is 1.20x the dense autoencoder's and 0.80x that of PCA with the same 8 numbers."
+        "The pruned int8 file is 8.0 kB (2.5 kB gzipped), 3.0x smaller than the dense float32 "
+        "file (gzipped: 8.0x). Its error is 1.20x the dense autoencoder's and 0.80x that of PCA with the same 8 numbers."
     )
 
 
@@ -93,9 +93,7 @@ def test_an_error_of_zero_divides_nothing():
 
 
 def test_notes_say_that_zeros_compress_and_do_not_speed_up():
-    layers = [
-        {"path": "a", "weights": 10, "asked": 0.9, "reached": 0.9, "pattern": "unstructured", "reason": ""}
-    ]
+    layers = [{"path": "a", "weights": 10, "asked": 0.9, "reached": 0.9, "pattern": "unstructured", "reason": ""}]
     said = " ".join(notes({"rows": ROWS, "layers": layers}))
     assert "do not make LiteRT faster" in said
     assert "the float32 file packs to 5.0 kB instead of 20.0 kB" in said

@@ -96,9 +96,7 @@ class EveryBatch(keras.callbacks.Callback):
 
 
 def fit(model, *callbacks, epochs=5, batch_size=16, **arguments):
-    return model.fit(
-        X, X, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=list(callbacks), **arguments
-    )
+    return model.fit(X, X, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=list(callbacks), **arguments)
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
@@ -258,9 +256,7 @@ def test_where_the_length_is_unknown_the_ramp_is_taken_from_epochs(epochs):
     data = tf.data.Dataset.from_tensor_slices((X, X)).filter(lambda x, y: True).batch(16)
     model = sequential()
     seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: seen.append(zeros(model)["a/kernel"])
-    )
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(zeros(model)["a/kernel"]))
     model.fit(data, epochs=epochs, verbose=0, callbacks=[watch, Prune(0.75)])
     assert zeros(model) == {"a/kernel": 144, "b/kernel": 144}
     assert seen == sorted(seen)
@@ -413,9 +409,7 @@ def test_frozen_layers_are_listed_and_left_alone():
     np.testing.assert_array_equal(model.get_layer("a").kernel.numpy(), before)
     assert sparsity_table(model)["a/kernel"].reason == "frozen (trainable=False)"
     assert sparsity_table(model)["b/kernel"].zeros == 144
-    with pytest.raises(
-        InputError, match="on_unsupported='raise': got kernels that cannot be pruned: a/kernel"
-    ):
+    with pytest.raises(InputError, match="on_unsupported='raise': got kernels that cannot be pruned: a/kernel"):
         fit(model, Prune(0.75, on_unsupported="raise"))
 
 

@@ -24,7 +24,7 @@ def test_the_constraint_follows_the_one_the_user_had():
     np.testing.assert_array_equal(np.asarray(out), [0.0, 0.0])
 
 
-def test_update_zeroes_the_smallest_weights_and_apply_restores_the_zeros():
+def test_update_zeroes_the_smallest_weights_and_restored_brings_the_zeros_back():
     net = model()
     before = net.get_layer("a").kernel.numpy()
     pruner = Pruner(net)
@@ -34,7 +34,7 @@ def test_update_zeroes_the_smallest_weights_and_apply_restores_the_zeros():
     assert np.abs(before[after == 0]).max() <= np.abs(after[after != 0]).min()
     assert pruner.sparsity() == pytest.approx((24 + 20) / 88)
     net.get_layer("a").kernel.assign(before)
-    pruner.apply()
+    pruner.restored()
     np.testing.assert_array_equal(net.get_layer("a").kernel.numpy(), after)
 
 

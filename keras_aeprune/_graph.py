@@ -1,0 +1,58 @@
+"""Who feeds whom in a built functional or Sequential model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+__all__ = ["consumers", "input_layers", "is_graph", "output_layers", "producers"]
+
+
+def is_graph(model: Any) -> bool:
+    """Whether the layers of a model and their order are known: functional and Sequential models.
+
+    Example:
+        >>> is_graph(keras.Sequential([keras.layers.Dense(1)]))
+        True
+    """
+    return isinstance(model, keras.Sequential) or type(model).__name__ == "Functional" or hasattr(model, "_nodes")
+
+
+def _graph(model: keras.Model) -> Any:
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def _operation(tensor: Any) -> Any:
+    return tensor._keras_history.operation
+
+
+def producers(model: keras.Model, layer: Any) -> list[Any]:
+    """The layers whose outputs `layer` takes inside `model`, each once, in order."""
+    found: list[Any] = []
+    for node in _nodes(model, layer):
+        for tensor in node.input_tensors:
+            source = _operation(tensor)
+            if source not in found:
+                found.append(source)
+    return found
+
+
+def consumers(model: keras.Model, layer: Any) -> list[Any]:
+    """The layers that take outputs of `layer` inside `model`, each once, in order."""
+    return [other for other in _graph(model).operations if layer in producers(model, other)]
+
+
+def _nodes(model: keras.Model, layer: Any) -> list[Any]:
+    inside = {id(node) for nodes in _graph(model)._nodes_by_depth.values() for node in nodes}
+    return [node for node in layer._inbound_nodes if id(node) in inside]
+
+
+def input_layers(model: keras.Model) -> list[Any]:
+    """The operations that hold the model's inputs."""
+    return [_operation(tensor) for tensor in model.inputs]
+
+
+def output_layers(model: keras.Model) -> list[Any]:
+    """The layers that make the model's outputs."""
+    return [_operation(tensor) for tensor in model.outputs]
