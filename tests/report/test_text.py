@@ -56,8 +56,9 @@ def test_errors_keep_at_least_two_digits(error, text):
 
 def test_the_headline_says_size_and_errors_in_words():
     assert headline({"rows": ROWS, "settings": {"encoding_dim": 8}}) == (
-        "The pruned int8 file is 8.0 kB (2.5 kB gzipped), 3.0x smaller than the dense float32 "
-        "file (gzipped: 8.0x). Its error is 1.20x the dense autoencoder's and 0.80x that of PCA with the same 8 numbers."
+        "The pruned int8 file is 8.0 kB (2.5 kB gzipped), 3.0x smaller than the dense float32 file "
+        "(gzipped: 8.0x). Its error is 1.20x the dense autoencoder's "
+        "and 0.80x that of PCA with the same 8 numbers."
     )
 
 
