@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["consumers", "input_layers", "is_graph", "output_layers", "producers"]
+__all__ = ["consumers", "input_layers", "is_graph", "operations", "output_layers", "producers"]
 
 
 def is_graph(model: Any) -> bool:
@@ -27,6 +27,11 @@ def _operation(tensor: Any) -> Any:
     return tensor._keras_history.operation
 
 
+def operations(model: keras.Model) -> list[Any]:
+    """The layers of a built model and what else computes in it, like x + y on tensors; its inputs included."""
+    return list(_graph(model).operations)
+
+
 def producers(model: keras.Model, layer: Any) -> list[Any]:
     """The layers whose outputs `layer` takes inside `model`, each once, in order."""
     found: list[Any] = []
@@ -40,7 +45,7 @@ def producers(model: keras.Model, layer: Any) -> list[Any]:
 
 def consumers(model: keras.Model, layer: Any) -> list[Any]:
     """The layers that take outputs of `layer` inside `model`, each once, in order."""
-    return [other for other in _graph(model).operations if layer in producers(model, other)]
+    return [other for other in operations(model) if layer in producers(model, other)]
 
 
 def _nodes(model: keras.Model, layer: Any) -> list[Any]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_aeprune import datasets, models
 from keras_aeprune._files import writable_folder, writing
-from keras_aeprune._validation import InputError, fraction, positive_int, positive_number
+from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, shown
 from keras_aeprune.datasets import Dataset
 from keras_aeprune.pipeline.progress import EpochProgress, silent, to_stderr
 from keras_aeprune.sparsity import Prune, SparsityTable
@@ -186,4 +187,12 @@ def _compile(model: keras.Model, loss: str | None, learning_rate: float | None) 
 
 
 def _evaluate(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    return {name: float(value) for name, value in model.evaluate(x, y, verbose=0, return_dict=True).items()}
+    try:
+        values = model.evaluate(x, y, verbose=0, return_dict=True)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(
+            f"data: got targets of shape {y.shape[1:]} ({y.dtype}), which the loss of model {model.name!r} with "
+            f"output {tuple(model.output_shape[1:])} does not take ({shown(str(error), 160)}), allowed: targets "
+            "that fit, or another --loss (whole-number labels go with sparse_categorical_crossentropy)"
+        ) from None
+    return {name: float(value) for name, value in values.items()}

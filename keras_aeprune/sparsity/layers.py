@@ -124,19 +124,24 @@ class _Rule:
         return mask, np.float32(kept.min() if kept.size else 0.0)
 
 
-def schedule_masks(layer: keras.layers.Layer, rule: _Rule, new_variable: Any) -> list[tuple[Any, Any, Any, Any]]:
+def schedule_masks(
+    layer: keras.layers.Layer, rule: _Rule, new_variable: Any, allow: Any = None
+) -> list[tuple[Any, Any, Any, Any]]:
     """Put a `ScheduledMask` on every prunable kernel of a built layer.
 
     Args:
         layer: a built layer or model.
         rule: when, what, in which groups.
         new_variable: `add_weight` of whoever stores the state.
+        allow: which of the layers inside may be pruned; None for all.
 
     Returns:
         (weight, mask, threshold, step) variables of each kernel; one that the pattern does not fit is a warning.
     """
     held = []
     for weight in prunable(layer):
+        if allow is not None and not allow(weight.layer):
+            continue
         variable = weight.variable
         reason = rule.pattern.obstacle(tuple(variable.shape), weight.kernel, weight.layer)
         if reason:
@@ -266,13 +271,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
                     setattr(self, f"_{name}_{i}", variable)
         self.built = True
 
-    def get_build_config(self) -> dict[str, Any]:
-        return {"layer": self.layer.get_build_config()}
+    def get_build_config(self) -> dict[str, Any] | None:
+        config = self.layer.get_build_config()  # None: not built yet, or only a call can build it
+        return None if config is None else {"layer": config}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         if not self.layer.built:
-            if not config.get("layer"):
-                return  # it was not built, or only its call can build it
             self.layer.build_from_config(config["layer"])
         self.build()
 
@@ -348,7 +352,7 @@ def attached(model: keras.Model) -> list[ScheduledMask]:
     return [constraint for constraint in held if isinstance(constraint, ScheduledMask)]
 
 
-def attach(model: keras.Model, **params: Any) -> keras.Model:
+def attach(model: keras.Model, allow: Any = None, **params: Any) -> keras.Model:
     """Put masks on the variables of a built model itself, for models that cannot be copied.
 
     The masks are not saved with the model; its zeros are, and `KeepSparse` finds them again.
@@ -361,7 +365,7 @@ def attach(model: keras.Model, **params: Any) -> keras.Model:
     probe = PruneLowMagnitude(keras.layers.Dense(1), **params)  # checks the arguments in one place
     strategy = getattr(model, "distribute_strategy", None)
     with strategy.scope() if strategy is not None else nullcontext():
-        schedule_masks(model, probe._rule, _stand_alone)
+        schedule_masks(model, probe._rule, _stand_alone, allow)
     model.supports_jit = False  # as for the wrapper
     return model
 

@@ -67,9 +67,10 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
             raise InputError("Could not find a `GlobalAveragePooling2D` layer in all output branches")
 
         def stop(layer: Any) -> bool:
-            if layer not in ends and not _runs_sparse(layer, graph):
+            slow = None if layer in ends else _slow(layer, graph)
+            if slow is not None:
                 raise InputError(
-                    f"Layer {type(layer).__name__} is not supported for the {type(self).__name__} pruning policy"
+                    f"Layer {type(slow).__name__} is not supported for the {type(self).__name__} pruning policy"
                 )
             return layer in ends
 
@@ -130,8 +131,18 @@ def _starts(layer: Any, graph: _Graph) -> bool:
 
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
-_ELEMENTWISE = (kl.Add, kl.Multiply, kl.Subtract, kl.ZeroPadding2D, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.Dropout)
+_ELEMENTWISE = (kl.Add, kl.Multiply, kl.Subtract, kl.ReLU, kl.LeakyReLU, kl.ELU)
+_ELEMENTWISE += (kl.ZeroPadding2D, kl.Dropout, kl.Identity)
 _OPERATIONS = ("Identity", "Add", "Subtract", "Multiply")  # x + y on Keras tensors
+
+
+def _slow(layer: Any, graph: _Graph) -> Any:
+    """The layer itself, or the first one of a model inside, through which sparse inference does not go."""
+    if isinstance(layer, keras.Model) and _graph.is_graph(layer):
+        inner = _Graph(layer)
+        found = [_slow(one, inner) for one in _graph.operations(layer) if not isinstance(one, kl.InputLayer)]
+        return next((one for one in found if one is not None), None)
+    return None if _runs_sparse(layer, graph) else layer
 
 
 def _runs_sparse(layer: Any, graph: _Graph) -> bool:

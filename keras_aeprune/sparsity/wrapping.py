@@ -9,7 +9,6 @@ import keras
 
 from keras_aeprune import schedules
 from keras_aeprune._graph import is_graph
-from keras_aeprune._layers import walk
 from keras_aeprune._validation import InputError, WrongKerasError, keras_model
 from keras_aeprune.sparsity.layers import PruneLowMagnitude, attach, attached, has_kernels, supported
 from keras_aeprune.sparsity.pruner import release
@@ -86,10 +85,10 @@ def prune_low_magnitude(
         return [_wrap_in_list(layer, params) for layer in to_prune]
     if isinstance(to_prune, keras.Model):
         keras_model(to_prune)
-        if not is_graph(to_prune):
-            return attach(to_prune, **params)
         if pruning_policy is not None:
             pruning_policy.ensure_model_supports_pruning(to_prune)
+        if not is_graph(to_prune):
+            return attach(to_prune, None if pruning_policy is None else pruning_policy.allow_pruning, **params)
         return _wrap_model(to_prune, pruning_policy, params)
     if isinstance(to_prune, keras.layers.Layer):
         return PruneLowMagnitude(to_prune, **params, **kwargs)
@@ -114,7 +113,7 @@ def _wrap_model(model: keras.Model, policy: Any, params: dict[str, Any]) -> kera
 
     def clone(layer: Any) -> Any:
         copied = _copy(layer)
-        if isinstance(layer, (PruneLowMagnitude, keras.layers.InputLayer, keras.Model)):
+        if isinstance(layer, PruneLowMagnitude) or not isinstance(layer, keras.layers.Layer):
             return copied
         if policy is not None and not policy.allow_pruning(layer):
             return copied
@@ -137,24 +136,58 @@ def _wrap_model(model: keras.Model, policy: Any, params: dict[str, Any]) -> kera
 
 def _copy(layer: Any) -> Any:
     """A layer of its own with the same configuration and, if it is built, the same weights."""
+    if not isinstance(layer, keras.layers.Layer):
+        return layer  # an operation on tensors, like x + y: it has no state
     copied = type(layer).from_config(layer.get_config())
-    if layer.built and layer.weights and not isinstance(layer, keras.Model):
+    if layer.built and layer.weights:
         copied.build_from_config(layer.get_build_config())
+        if [w.shape for w in copied.weights] != [w.shape for w in layer.weights]:
+            raise InputError(
+                f"layer {layer.name!r} ({type(layer).__name__}): its copy has {len(copied.weights)} weights instead "
+                f"of {len(layer.weights)}, or other shapes; give it a get_config and a build that make it anew"
+            )
         for new, old in zip(copied.weights, layer.weights, strict=True):
             new.assign(old)
     return copied
 
 
-def _cloned(model: keras.Model, clone: Any) -> keras.Model:
+def _cloned(model: keras.Model, clone: Any, done: dict[int, Any] | None = None) -> keras.Model:
     """The model with every layer replaced by its clone, sub-models included, and its two halves at hand."""
-    pruned = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    done = {} if done is None else done  # a layer that two sub-models share is one layer in the copy as well
+
+    def replaced(layer: Any) -> Any:
+        if id(layer) not in done:
+            inside = isinstance(layer, keras.Model) and is_graph(layer)
+            done[id(layer)] = _cloned(layer, clone, done) if inside else clone(layer)
+        return done[id(layer)]
+
+    pruned = keras.models.clone_model(model, input_tensors=_new_inputs(model), clone_function=replaced)
+    pruned.optimizer, pruned.compiled = None, False  # clone_model compiles the copy of a compiled model
+    if not model.trainable:
+        pruned.trainable = False
     for half in ("encoder", "decoder"):
         part = getattr(model, half, None)
         if isinstance(part, keras.Model) and any(layer.name == part.name for layer in pruned.layers):
             setattr(pruned, half, pruned.get_layer(part.name))
-    for part in (pruned, *(layer for _, layer in walk(pruned) if isinstance(layer, keras.Model))):
-        part.optimizer, part.compiled = None, False  # clone_model compiles the copy of a compiled model
     return pruned
+
+
+def _new_inputs(model: keras.Model) -> Any:
+    """Inputs under the names that the model's have; clone_model gives them others."""
+    if isinstance(model, keras.Sequential):
+        return None
+
+    def new(tensor: Any) -> Any:
+        old = tensor._keras_history.operation
+        return keras.Input(
+            batch_shape=tensor.shape,
+            dtype=tensor.dtype,
+            sparse=tensor.sparse,
+            name=old.name,
+            optional=old.optional,
+        )
+
+    return keras.tree.map_structure(new, model.input)
 
 
 def strip_pruning(model: keras.Model) -> keras.Model:

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(tmp_path):
         ((model, (X, Y), out), {"include": ["c"]}, "include: got 'c', which fits no layer"),
         ((model, (X, Y), out), {"sparsity": 1.0}, "sparsity: got 1.0"),
         ((model, (X, Y), out), {"epochs": 0}, "epochs: got 0"),
-        ((model, (X, Y), out), {"allocation": "all"}, "allocation: got 'all', allowed: global, uniform"),
+        ((model, (X, Y), out), {"allocation": "all"}, "allocation: got 'all', allowed: by_layer, erk, global"),
         ((model, (X, Y), out), {"learning_rate": 0.0}, "learning_rate: got 0.0"),
         ((tmp_path / "none.keras", (X, Y), out), {}, "none.keras"),
     ]
@@ -99,6 +99,13 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(tmp_path):
         with pytest.raises(InputError, match=message):
             prune_file(*places, progress=False, **{"epochs": 1, **arguments})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.keras"]
+
+
+def test_labels_that_the_loss_does_not_take_are_refused(tmp_path):
+    model = classifier(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=r"got targets of shape \(\) .* sparse_categorical_crossentropy"):
+        prune_file(model, (X, Y), tmp_path / "p.keras", loss="categorical_crossentropy", progress=False)
+    assert not (tmp_path / "p.keras").exists()
 
 
 def test_several_inputs_are_refused(tmp_path):
