@@ -37,14 +37,13 @@ def main() -> int:
         if path.exists() and not arguments.again and not arguments.quick:
             result = json.loads(path.read_text())
         else:
-            from keras_aeprune.report import environment
-
-            result = {**script.run(arguments.quick), "environment": environment()}
+            result = script.run(arguments.quick)
             if not arguments.quick and "skipped" not in result:
                 from keras_aeprune._files import write_json
+                from keras_aeprune.report import environment
 
                 RESULTS.mkdir(exist_ok=True)
-                write_json(path, result)
+                write_json(path, {**result, "environment": environment()})
                 shutil.rmtree(RESULTS / f"{name}.parts", ignore_errors=True)  # they are in the result now
         print(script.show(result), flush=True)
     return 0

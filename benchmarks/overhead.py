@@ -10,7 +10,7 @@ import sys
 from benchmarks._processes import together
 
 UNITS = (300, 100, 32, 100, 300)
-FEATURES, SAMPLES, BATCH, EPOCHS, QUICK = 784, 60_000, 128, 12, (6_400, 2)
+FEATURES, SAMPLES, BATCH, EPOCHS, QUICK = 784, 60_000, 128, 12, (1_280, 2)
 
 
 def _data(samples):
