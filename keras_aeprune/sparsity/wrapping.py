@@ -143,8 +143,8 @@ def _copy(layer: Any) -> Any:
         copied.build_from_config(layer.get_build_config())
         if [w.shape for w in copied.weights] != [w.shape for w in layer.weights]:
             raise InputError(
-                f"layer {layer.name!r} ({type(layer).__name__}): its copy has {len(copied.weights)} weights instead "
-                f"of {len(layer.weights)}, or other shapes; give it a get_config and a build that make it anew"
+                f"layer {layer.name!r} ({type(layer).__name__}): its copy has {len(copied.weights)} weights "
+                f"instead of {len(layer.weights)}, or other shapes; get_config and build must make it anew"
             )
         for new, old in zip(copied.weights, layer.weights, strict=True):
             new.assign(old)

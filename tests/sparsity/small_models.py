@@ -29,7 +29,7 @@ def train(model, steps=1, *, x=None, y=None, optimizer=None, **compiling):
     if x is None:
         x = batch((8, *model.input_shape[1:]))
     if y is None:
-        y = batch((8, *model.output_shape[1:]), seed=1)
+        y = batch((len(x), *model.output_shape[1:]), seed=1)
     if not getattr(model, "compiled", False):
         optimizer = keras.optimizers.SGD(0.1) if optimizer is None else optimizer
         model.compile(optimizer, keras.losses.MeanSquaredError(), run_eagerly=True, **compiling)
