@@ -162,7 +162,8 @@ def _known(path, settings):
 
 def _run(folder, settings, runs):
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = list(itertools.product((PEER, *OURS), runs["sparsities"], runs["seeds"]))
+    methods = runs.get("methods", (PEER, *OURS))
+    wanted = list(itertools.product(methods, runs["sparsities"], runs["seeds"]))
     todo = [key for key in wanted if _known(part(folder, *key), settings) is None]
     seeds = sorted({seed for *_, seed in todo if not (folder / f"dense-{seed}.npz").exists()})
     peers = {

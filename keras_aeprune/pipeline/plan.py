@@ -15,7 +15,7 @@ from keras_aeprune import datasets
 from keras_aeprune._validation import BudgetError
 from keras_aeprune.datasets import Dataset
 from keras_aeprune.pipeline.progress import clock
-from keras_aeprune.pipeline.settings import Settings
+from keras_aeprune.pipeline.settings import Settings, seconds
 from keras_aeprune.pipeline.training import build
 from keras_aeprune.report.text import size_text
 
@@ -150,7 +150,7 @@ def plan(
     data: Any,
     *,
     key: str | None = None,
-    max_time: float | None = None,
+    max_time: float | str | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Plan:
@@ -159,7 +159,7 @@ def plan(
     Args:
         data: as for `compress`.
         key: as for `compress`.
-        max_time: limit in seconds, or None.
+        max_time: as for `compress`.
         seed: as for `compress`.
         **settings: sparsity, encoding_dim, hidden_units, epochs, as for `compress`.
 
@@ -170,12 +170,13 @@ def plan(
         InputError: for data or settings that `compress` would refuse.
         BudgetError: if the time limit cannot be met.
     """
+    limit = seconds(max_time)
     loaded = datasets.load(data, key=key, seed=seed).flat
     resolved = Settings.derive(loaded, seed=seed, **settings)
     cost = Cost.measure(loaded, resolved)
     after = after_training(loaded)
-    if max_time is not None:
-        epochs = fit_epochs(resolved.epochs, max_time - after, cost, limit=max_time, after=after)
+    if limit is not None:
+        epochs = fit_epochs(resolved.epochs, limit - after, cost, limit=limit, after=after)
         resolved = Settings(**{**vars(resolved), "epochs": epochs})
     parameters = count_parameters(loaded.features, resolved)
     keras.backend.clear_session()

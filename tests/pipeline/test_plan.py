@@ -43,6 +43,13 @@ def test_a_plan_trains_for_a_moment_and_writes_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_takes_the_time_limit_as_the_run_does():
+    assert plan(X, epochs=5000, max_time="1m").settings.epochs["dense"] < 5000
+    assert plan(X, epochs=3, max_time="1h").settings.epochs["dense"] == 3
+    with pytest.raises(InputError, match="max_time: got 'soon'"):
+        plan(X, max_time="soon")
+
+
 def test_a_plan_refuses_what_the_run_would_refuse():
     with pytest.raises(InputError, match="encoding_dim: got 12"):
         plan(X, encoding_dim=12)
