@@ -219,7 +219,12 @@ class Prune(_Configured):
         steps = self.params.get("steps")
         if steps and not self.several_fits:
             self.step = epoch * steps
-        if self._pruner is None:
+        if self._pruner is None:  # a subclassed model without weights yet
+            if self.regrowth is not None:
+                raise InputError(
+                    f"model {self.model.name!r}: got a model without weights for a fit that goes on at epoch "
+                    f"{epoch}, allowed: with regrowth, a built one; call it once on a batch"
+                )
             return
         self._pruner.keep_growing()  # what is zero now is a moment of the schedule and no floor under it
         saved = load_state(self.state) if self.state is not None else None

@@ -90,9 +90,8 @@ def _top(flat: np.ndarray, keep: int) -> np.ndarray:
 def _threshold(flat: np.ndarray, cut: int) -> np.generic:
     """The value at position `cut` of the sorted scores.
 
-    A kernel that is half zeros already has as many equal scores, and `np.partition` is 20 times slower on equal
-    values than on different ones (10 million floats: 377 ms against 14). So the lowest score's copies are told
-    apart first.
+    A kernel that is half zeros already has as many equal scores, and `np.partition` is many times slower on equal
+    values than on different ones. So the copies of the lowest score are told apart first.
     """
     low = flat.min()
     copies = int(np.count_nonzero(flat == low))

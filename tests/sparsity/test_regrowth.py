@@ -150,6 +150,22 @@ def test_a_fit_that_goes_on_needs_the_state_and_takes_it_up(tmp_path):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7)
 
 
+def test_a_model_without_weights_cannot_go_on_with_regrowth():
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.only = layers.Dense(16)
+
+        def call(self, inputs):
+            return self.only(inputs)
+
+    net = Late()
+    net.compile("adam", "mse")
+    prune = Prune(ConstantSparsity(0.75, 0), regrowth="set")
+    with pytest.raises(InputError, match="got a model without weights for a fit that goes on at epoch 1"):
+        net.fit(X, X, epochs=3, initial_epoch=1, verbose=0, callbacks=[prune])
+
+
 @pytest.mark.parametrize(
     "make",
     [
