@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_aeprune._validation import InputError, positive_int, refuse
-
-_COMMON = ("relu", "elu", "gelu", "leaky_relu", "silu", "tanh", "sigmoid", "linear")
-_RECTIFIERS = ("relu", "relu6", "elu", "selu", "gelu", "leaky_relu", "silu", "swish", "mish")
+from keras_aeprune._validation import positive_int, refuse
+from keras_aeprune.models.parts import activation_name, assemble, first_weights, sample_shape, sizes
 
 
 def default_sizes(features: int, encoding_dim: int | None = None) -> tuple[int, tuple[int, ...]]:
@@ -55,14 +53,16 @@ def dense(
     hidden_units: Sequence[int] | None = None,
     activation: str = "relu",
     output_activation: str = "sigmoid",
+    code_activation: str = "linear",
+    batch_normalization: bool = False,
     name: str = "autoencoder",
 ) -> keras.Model:
     """A dense autoencoder decoder(encoder(x)), uncompiled.
 
     Use it for vectors, small images and short windows. It is a plain Keras functional model of two
-    nested ones, "encoder" and "decoder", so a saved file loads anywhere. The code layer is linear: a
-    rectifier there cuts off half of every direction and can lose units for good, and it reconstructed
-    worse on digits and on MNIST.
+    nested ones, "encoder" and "decoder", so a saved file loads anywhere. The code layer is linear by
+    default: a rectifier there cuts off half of every direction and can lose units for good, and it
+    reconstructed worse on digits and on MNIST.
 
     Args:
         input_shape: shape of one sample without the batch axis, for example (784,) or (28, 28, 1);
@@ -73,7 +73,10 @@ def dense(
             `default_sizes`.
         activation: Keras name of the hidden layers' activation.
         output_activation: Keras name of the last layer's activation: "sigmoid" for data in [0, 1],
-            "linear" for other data.
+            "linear" for other data; `output_for` chooses.
+        code_activation: Keras name of the code layer's activation.
+        batch_normalization: whether BatchNormalization stands between each layer, the code layer too but not
+            the last one, and its activation.
         name: name of the model.
 
     Returns:
@@ -87,67 +90,54 @@ def dense(
     >>> ae = dense(input_shape=(784,), encoding_dim=32, hidden_units=(128, 64))
     >>> ae.output_shape, ae.encoder.output_shape, ae.count_params()
     ((None, 784), (None, 32), 222384)
+
+    The anomaly detector of the MLPerf Tiny benchmark:
+
+    >>> tiny = dense(
+    ...     (640,), 8, hidden_units=(128,) * 4, code_activation="relu", output_activation="linear",
+    ...     batch_normalization=True,
+    ... )
+    >>> tiny.count_params()
+    269992
     """
-    shape = _shape(input_shape)
+    shape = sample_shape(input_shape)
     features = math.prod(shape)
     if features < 2:
         raise refuse("input_shape", input_shape, "a shape of 2 or more values (one cannot be made shorter)")
     encoding_dim = positive_int("encoding_dim", encoding_dim, maximum=features - 1)
-    hidden_units = _hidden_units(hidden_units, features, encoding_dim)
-    for argument, value in (("activation", activation), ("output_activation", output_activation)):
-        _check_activation(argument, value)
-    if not isinstance(name, str) or not name or "/" in name:
-        raise refuse("name", name, "a text of 1 or more characters without '/'")
+    if hidden_units is None:
+        hidden_units = default_sizes(features, encoding_dim)[1]
+    hidden_units = sizes("hidden_units", hidden_units, "(128, 64), () for none, or None for the default")
+    for argument, value in (
+        ("activation", activation),
+        ("output_activation", output_activation),
+        ("code_activation", code_activation),
+    ):
+        activation_name(argument, value)
 
-    def layers(x, units):
+    def layer(x, width, function, name):
         # the scale of the first weights that suits each kind of activation (He, Glorot)
-        initializer = "he_normal" if activation in _RECTIFIERS else "glorot_uniform"
+        weights = first_weights(function)
+        if not batch_normalization:
+            return keras.layers.Dense(width, function, kernel_initializer=weights, name=name)(x)
+        x = keras.layers.Dense(width, kernel_initializer=weights, name=name)(x)
+        x = keras.layers.BatchNormalization(name=f"{name}_normalization")(x)
+        return x if function == "linear" else keras.layers.Activation(function, name=f"{name}_activation")(x)
+
+    def hidden(x, units):
         for number, width in enumerate(units, start=1):
-            name = f"hidden_{number}"
-            x = keras.layers.Dense(width, activation, kernel_initializer=initializer, name=name)(x)
+            x = layer(x, width, activation, f"hidden_{number}")
         return x
 
     sample = keras.Input(shape, name="sample")
     flat = keras.layers.Flatten(name="flatten")(sample) if len(shape) > 1 else sample
-    code = keras.layers.Dense(encoding_dim, name="code")(layers(flat, hidden_units))
-    encoder = keras.Model(sample, code, name="encoder")
+    encoder = keras.Model(
+        sample, layer(hidden(flat, hidden_units), encoding_dim, code_activation, "code"), name="encoder"
+    )
 
     entrance = keras.Input((encoding_dim,), name="code")
-    output = layers(entrance, hidden_units[::-1])
+    output = hidden(entrance, hidden_units[::-1])
     output = keras.layers.Dense(features, output_activation, name="output")(output)
     if len(shape) > 1:
         output = keras.layers.Reshape(shape, name="reshape")(output)
-    decoder = keras.Model(entrance, output, name="decoder")
-
-    inputs = keras.Input(shape, name="input")
-    model = keras.Model(inputs, decoder(encoder(inputs)), name=name)
-    model.encoder, model.decoder = encoder, decoder
-    return model
-
-
-def _shape(input_shape) -> tuple[int, ...]:
-    allowed = "a tuple of whole numbers >= 1, without the batch axis, for example (784,) or (28, 28, 1)"
-    if isinstance(input_shape, str) or not isinstance(input_shape, Sequence) or not len(input_shape):
-        raise refuse("input_shape", input_shape, allowed)
-    try:
-        return tuple(positive_int("input_shape", size) for size in input_shape)
-    except InputError as error:
-        raise refuse("input_shape", input_shape, allowed) from error
-
-
-def _hidden_units(hidden_units, features, encoding_dim) -> tuple[int, ...]:
-    if hidden_units is None:
-        return default_sizes(features, encoding_dim)[1]
-    allowed = "a tuple of whole numbers >= 1, for example (128, 64), () for none, or None for the default"
-    if isinstance(hidden_units, str) or not isinstance(hidden_units, Sequence):
-        raise refuse("hidden_units", hidden_units, allowed)
-    try:
-        return tuple(positive_int("hidden_units", units) for units in hidden_units)
-    except InputError as error:
-        raise refuse("hidden_units", hidden_units, allowed) from error
-
-
-def _check_activation(argument, value):
-    known = isinstance(value, str) and value not in ("get", "serialize", "deserialize")
-    if not known or not callable(getattr(keras.activations, value, None)):
-        raise refuse(argument, value, f"the name of a Keras activation, such as {', '.join(_COMMON)}")
+    return assemble(encoder, keras.Model(entrance, output, name="decoder"), name)
