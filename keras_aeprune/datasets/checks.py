@@ -16,11 +16,11 @@ def check(raw: Raw) -> None:
     """Refuse with one InputError what cannot become checked float32 splits."""
     tested = raw.x_test is not None
     x_name = "x_train" if tested else "data"
-    _check_values(x_name, raw.x)
+    check_values(x_name, raw.x)
     if len(raw.x) < MIN_SAMPLES:
         raise InputError(f"{x_name}: got {len(raw.x)} samples, allowed: at least {MIN_SAMPLES}")
     if tested:
-        _check_values("x_test", raw.x_test)
+        check_values("x_test", raw.x_test)
         if raw.x_test.shape[1:] != raw.x.shape[1:]:
             shapes = raw.x_test.shape[1:], raw.x.shape[1:]
             raise InputError(f"x_test: got samples of shape {shapes[0]}, allowed: {shapes[1]} like x_train")
@@ -29,48 +29,95 @@ def check(raw: Raw) -> None:
             raise InputError(
                 f"x_test: got {types[1]} values, allowed: {types[0]} like x_train, so that one scaling fits"
             )
-    _check_labels("y_train" if tested else "y", raw.y, raw.x)
-    _check_labels("y_test", raw.y_test, raw.x_test)
+    check_labels("y_train" if tested else "y", raw.y, raw.x)
+    check_labels("y_test", raw.y_test, raw.x_test)
     if all((part == raw.x[0].flat[0]).all() for _, part in row_chunks(raw.x)):
-        raise InputError(f"{x_name}: all values are {raw.x[0].flat[0]}, allowed: at least two different values")
+        raise same_everywhere(x_name, raw.x[0].flat[0])
 
 
-def _check_values(name: str, x: np.ndarray) -> None:
+def same_everywhere(name: str, value: object) -> InputError:
+    """The error for data without any difference; raise what is returned."""
+    return InputError(f"{name}: all values are {value}, allowed: at least two different values")
+
+
+def check_values(name: str, x: np.ndarray) -> None:
+    """Refuse values that are no finite numbers, no rows, or too large for float32."""
+    check_kind(name, x)
+    if x.dtype.kind == "f":
+        seen = Seen(name, x.dtype)
+        for place, part in row_chunks(x):
+            seen.look(place, part)
+        seen.refuse()
+
+
+def check_kind(name: str, x: np.ndarray) -> None:
+    """Refuse a type or shape that no sample can have; no value is read."""
     if x.dtype.kind not in _KINDS:
         raise InputError(
             f"{name}: got values of type {x.dtype}, allowed: bool, whole numbers or floats; convert with "
             "x.astype('float32')"
         )
-    if x.size == 0:
+    if 0 in x.shape:
         raise InputError(f"{name}: got an empty array of shape {x.shape}, allowed: at least {MIN_SAMPLES} samples")
     if x.ndim < 2:
         raise InputError(
             f"{name}: got the shape {x.shape}, allowed: (samples, ...) with at least 2 axes; cut a long "
-            "series into windows first (np.lib.stride_tricks.sliding_window_view), or add an axis with "
-            "x[:, None]"
+            "series into windows with datasets.windows(x, length=...), or add an axis with x[:, None]"
         )
-    if x.dtype.kind != "f":
-        return
-    bad, first, largest = 0, None, 0.0
-    for place, part in row_chunks(x):
+
+
+class Seen:
+    """What pieces of one array were found to hold; `look` at all of them, then `refuse`.
+
+    Args:
+        name: of the array, in messages.
+        dtype: of its values.
+    """
+
+    def __init__(self, name: str, dtype: np.dtype):
+        self.name = name
+        self.dtype = dtype
+        self.differs = False
+        self._value = self._first = None
+        self._bad, self._largest = 0, 0.0
+
+    def look(self, place: slice, part: np.ndarray) -> None:
+        """One piece, whose first row is row `place.start` of the array."""
+        if self._value is None:
+            self._value = part[0].flat[0]
+        if not self.differs:
+            self.differs = bool((part != self._value).any())
+        if self.dtype.kind != "f":
+            return
         wrong = ~np.isfinite(part)
         if wrong.any():
-            if first is None:
+            if self._first is None:
                 index = np.unravel_index(int(wrong.argmax()), wrong.shape)
-                first = (place.start + int(index[0]), *(int(i) for i in index[1:]))
-            bad += int(wrong.sum())
-        elif x.dtype.itemsize > 4:
-            largest = max(largest, float(np.abs(part).max()))
-    if bad:
-        raise InputError(
-            f"{name}: got {bad} values that are NaN or infinite, the first at {list(first)}, allowed: "
-            "finite numbers; drop or fill them"
-        )
-    if largest > float(np.finfo("float32").max):
-        raise InputError(f"{name}: got values up to {largest:g}, allowed: what float32 can hold (up to 3.4e38)")
+                self._first = [place.start + int(index[0]), *(int(i) for i in index[1:])]
+            self._bad += int(wrong.sum())
+        elif self.dtype.itemsize > 4:
+            self._largest = max(self._largest, float(np.abs(part).max()))
+
+    def refuse(self) -> None:
+        """Raise for values that are NaN, infinite or too large for float32."""
+        if self._bad:
+            raise InputError(
+                f"{self.name}: got {self._bad} values that are NaN or infinite, the first at {self._first}, "
+                "allowed: finite numbers; drop or fill them"
+            )
+        if self._largest > float(np.finfo("float32").max):
+            raise InputError(
+                f"{self.name}: got values up to {self._largest:g}, allowed: what float32 can hold (up to 3.4e38)"
+            )
+
+    def refuse_constant(self) -> None:
+        """Raise where all values were the same."""
+        if not self.differs:
+            raise same_everywhere(self.name, self._value)
 
 
-def _check_labels(name: str, y: np.ndarray | None, x: np.ndarray | None) -> None:
+def check_labels(name: str, y: np.ndarray | None, x: np.ndarray | None) -> None:
+    """Refuse labels that are not one number or text for each sample of `x`."""
     if y is None:
         return
     if x is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +14,15 @@ from keras_aeprune._validation import InputError, fraction, one_of, positive_int
 from keras_aeprune.datasets.checks import check
 from keras_aeprune.datasets.readers import FILE_TYPES, NAMED_SETS, Raw, read_named, read_path
 from keras_aeprune.datasets.scaling import MODES, Scaling, fit, row_chunks
+from keras_aeprune.datasets.tfdata import as_tf, is_tf_dataset, read_tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Checked splits for training, validation and test; made by `load`.
+    """Checked splits for training, validation and test; made by `load` or `windows`.
 
     Args:
         name: the named set, the file's stem or the folder's name; "array" for an array.
@@ -57,7 +62,49 @@ class Dataset:
     def flat(self) -> Dataset:
         """The same data with samples as vectors, (n, features); the values are shared, not copied."""
         arrays = {name: getattr(self, name) for name in ("x_train", "x_validation", "x_test")}
-        return replace(self, **{name: x.reshape(len(x), self.features) for name, x in arrays.items()})
+        flat = {name: x.reshape(len(x), self.features) for name, x in arrays.items()}
+        return replace(self, scaling=self.scaling.flattened(self.sample_shape), **flat)
+
+    def as_tf(
+        self,
+        split: str = "train",
+        *,
+        batch_size: int = 128,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        target: str = "input",
+    ) -> tf.data.Dataset:
+        """One split as a tf.data.Dataset of batches for `model.fit`, `evaluate` and `predict`.
+
+        Use it where a training loop wants tf.data; `model.fit(x, x)` with the arrays does the same.
+        Needs TensorFlow, which is imported by this call.
+
+        Args:
+            split: "train", "validation" or "test".
+            batch_size: samples in a batch, 1 or more; the last one may be smaller.
+            shuffle: whether every pass has an order of its own, drawn from all samples; None shuffles the
+                training split only.
+            seed: of the orders, a whole number >= 0.
+            target: "input" gives (x, x) for an autoencoder, "label" gives (x, y).
+
+        Returns:
+            A finite dataset of known length, ceil(samples / batch_size) batches; it shares one copy of the
+            values for all passes.
+
+        Raises:
+            InputError: an unknown split, one without samples, or labels that the data does not have.
+
+        >>> data = load("digits").flat
+        >>> x, y = next(iter(data.as_tf("test", target="label")))
+        >>> x.shape, y.shape, len(data.as_tf())
+        (TensorShape([128, 64]), TensorShape([128]), 12)
+        """
+        one_of("split", split, ("train", "validation", "test"))
+        labels = getattr(self, f"y_{split}")
+        shuffle = split == "train" if shuffle is None else shuffle
+        return as_tf(
+            getattr(self, f"x_{split}"), labels, batch_size=batch_size, shuffle=shuffle, seed=seed, target=target
+        )
 
     def describe(self) -> dict[str, Any]:
         """Counts, shapes, scaling, fingerprint and notes as plain JSON values."""
@@ -97,9 +144,12 @@ def load(
     the training samples.
 
     Args:
-        data: an array of shape (n, ...) with one sample a row; a tuple (x, y); a named set; or the path of
+        data: an array of shape (n, ...) with one sample a row; a tuple (x, y); a named set; the path of
             a .npy, a .npz, a .csv (comma-separated numbers, perhaps one header line) or a folder of
-            png/jpg/jpeg/bmp images of one size and mode (sub-folders included, sorted by path).
+            png/jpg/jpeg/bmp images of one size and mode (sub-folders included, sorted by path); or a finite
+            tf.data.Dataset of x or (x, y), which is read into memory in its own order, up to 4 GiB. It is
+            taken as batched where the first axis of x is of unknown size, as `batch` makes it, and as one
+            sample an element where all axes are known. `stream` is for data larger than memory.
         key: name of the array in a .npz; None takes x_train (with x_test, y_train, y_test), else x
             (with y), else the only array.
         seed: of the permutation that splits, a whole number >= 0.
@@ -134,21 +184,7 @@ def load(
     raw = _read(data, key)
     check(raw)
     own_test = raw.x_test is not None
-    count = len(raw.x)
-    test_size = 0 if own_test else _size(test, count)
-    validation_size = _size(validation, count)
-    train_size = count - test_size - validation_size
-    if train_size < 2:
-        raise InputError(
-            f"validation and test: got {validation} and {test} of {count} samples, which leaves "
-            f"{max(train_size, 0)} for training, allowed: fractions that leave at least 2"
-        )
-    order = np.random.default_rng(seed).permutation(count)
-    rows = {
-        "test": order[:test_size],
-        "validation": order[test_size : test_size + validation_size],
-        "train": order[test_size + validation_size :],
-    }
+    rows = split_rows(len(raw.x), validation, 0.0 if own_test else test, seed)
     scaling, scaling_notes = fit(raw.x, rows["train"], scale)
     notes = raw.notes + scaling_notes
     if own_test:
@@ -166,9 +202,63 @@ def load(
         y_validation=labels("validation"),
         y_test=raw.y_test if own_test else labels("test"),
         scaling=scaling,
-        fingerprint=_fingerprint(raw),
+        fingerprint=fingerprint((raw.x, raw.x_test, raw.y, raw.y_test)),
         notes=notes,
     )
+
+
+def split_rows(
+    count: int, validation: float, test: float, seed: int, *, noun: str = "samples", least: int = 2
+) -> dict[str, np.ndarray]:
+    """Positions of the train, validation and test samples among `count`, the same for the same arguments.
+
+    Args:
+        count: number of samples.
+        validation: fraction for validation, 0 <= f < 1.
+        test: fraction for the test, 0 <= f < 1.
+        seed: of the permutation.
+        noun: what is split, in the message.
+        least: smallest number that must be left for training.
+    """
+    test_size, validation_size = part_size(test, count), part_size(validation, count)
+    train_size = count - test_size - validation_size
+    if train_size < least:
+        raise InputError(
+            f"validation and test: got {validation} and {test} of {count} {noun}, which leaves "
+            f"{max(train_size, 0)} for training, allowed: fractions that leave at least {least}"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    return {
+        "test": order[:test_size],
+        "validation": order[test_size : test_size + validation_size],
+        "train": order[test_size + validation_size :],
+    }
+
+
+def part_size(part: float, count: int) -> int:
+    """round(part * count), at least 1 for a fraction above 0."""
+    return max(1, round(part * count)) if part > 0 else 0
+
+
+def fingerprint(arrays: Iterable[np.ndarray | None]) -> str:
+    """sha256 (hex) of arrays with their types and shapes; None has its own mark."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest_array(digest, array)
+    return digest.hexdigest()
+
+
+def digest_array(digest: Any, array: np.ndarray | None) -> None:
+    """Add type, shape and values of one array to a hashlib digest."""
+    if array is None:
+        digest.update(b"none;")
+        return
+    digest.update(f"{array.dtype.str}{array.shape};".encode())
+    if array.ndim == 0 or array.flags.c_contiguous:
+        digest.update(np.ascontiguousarray(array).data)
+        return
+    for _, part in row_chunks(array):
+        digest.update(np.ascontiguousarray(part).data)
 
 
 def _read(data: Any, key: str | None) -> Raw:
@@ -187,39 +277,24 @@ def _read(data: Any, key: str | None) -> Raw:
         return read_path(path, key)
     if key is not None:
         raise InputError(f"key: got {key!r} with an array, allowed: only with a .npz file; leave it out")
+    if is_tf_dataset(data):
+        x, y, notes = read_tf(data)
+        return Raw("tf.data", x, y=y, notes=notes)
     if isinstance(data, tuple):
         if len(data) != 2:
             raise InputError(f"data: got a tuple of {len(data)}, allowed: (x, y), or one array")
-        return Raw("array", _array("x", data[0]), y=_array("y", data[1]))
-    return Raw("array", _array("data", data))
+        return Raw("array", as_array("x", data[0]), y=as_array("y", data[1]))
+    return Raw("array", as_array("data", data))
 
 
-def _array(name: str, value: Any) -> np.ndarray:
+def as_array(name: str, value: Any) -> np.ndarray:
+    """`value` as an array, if it is one already or can say how; lists and masked values are refused."""
     if not hasattr(value, "__array__"):
         raise InputError(
             f"{name}: got {shown(value)} of type {type(value).__name__}, allowed: a NumPy array (np.asarray "
-            f"makes one of a list), a tuple (x, y), the path of {FILE_TYPES}, or one of "
-            f"{', '.join(NAMED_SETS)}"
+            f"makes one of a list), a tuple (x, y), a tf.data.Dataset, the path of {FILE_TYPES}, or "
+            f"one of {', '.join(NAMED_SETS)}"
         )
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InputError(f"{name}: got an array with masked values, allowed: an array without; fill or drop them")
     return np.asarray(value)
-
-
-def _size(part: float, count: int) -> int:
-    return max(1, round(part * count)) if part > 0 else 0
-
-
-def _fingerprint(raw: Raw) -> str:
-    digest = hashlib.sha256()
-    for array in (raw.x, raw.x_test, raw.y, raw.y_test):
-        if array is None:
-            digest.update(b"none;")
-            continue
-        digest.update(f"{array.dtype.str}{array.shape};".encode())
-        if array.ndim == 0 or array.flags.c_contiguous:
-            digest.update(np.ascontiguousarray(array).data)
-            continue
-        for _, part in row_chunks(array):
-            digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()

@@ -81,7 +81,7 @@ def read_npy(path: Path) -> Raw:
         large = path.stat().st_size > 1 << 20
         x = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error, "a .npy file of numbers, without pickled objects") from error
+        raise unreadable(path, error, "a .npy file of numbers, without pickled objects") from error
     if not isinstance(x, np.ndarray):
         x.close()
         raise InputError(f"data: {path.name} is a .npz archive, allowed: rename it to {path.stem}.npz")
@@ -93,7 +93,7 @@ def read_npz(path: Path, key: str | None) -> Raw:
     try:
         archive = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error, "a .npz file of numbers, without pickled objects") from error
+        raise unreadable(path, error, "a .npz file of numbers, without pickled objects") from error
     if isinstance(archive, np.ndarray):
         raise InputError(f"data: {path.name} is a single .npy array, allowed: rename it to {path.stem}.npy")
     with archive:
@@ -105,7 +105,7 @@ def read_npz(path: Path, key: str | None) -> Raw:
             try:
                 return archive[name]
             except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-                raise _unreadable(path, error, f"numbers under {name!r}, without pickled objects") from error
+                raise unreadable(path, error, f"numbers under {name!r}, without pickled objects") from error
 
         listed = ", ".join(keys) or "none"
         if key is not None:
@@ -141,9 +141,9 @@ def read_csv(path: Path) -> Raw:
                 skiprows=_lines_before_data(path, header),
             )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error, "a UTF-8 text file with comma-separated numbers") from error
+        raise unreadable(path, error, "a UTF-8 text file with comma-separated numbers") from error
     except ValueError as error:
-        raise _bad_cell(path, header) or _unreadable(path, error, "comma-separated numbers") from error
+        raise _bad_cell(path, header) or unreadable(path, error, "comma-separated numbers") from error
     if not np.isfinite(x).all():
         raise _bad_cell(path, header) or InputError(f"data: {path.name} holds NaN or infinite values")
     notes = (f"header line: {shown(', '.join(cell.strip() for cell in first), 200)}",) if header else ()
@@ -152,7 +152,25 @@ def read_csv(path: Path) -> Raw:
 
 def read_images(folder: Path) -> Raw:
     """All images below a folder, sorted by path; pixel values as stored, no colour conversion."""
-    files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+    images, others = find_images(folder)
+    x = first = None
+    for index, file in enumerate(images):
+        kind, pixels = read_image(folder, file)
+        if x is None:
+            first, x = kind, np.empty((len(images), *pixels.shape), dtype=pixels.dtype)
+        same_kind(first, kind)
+        x[index] = pixels
+    return Raw(folder.resolve().name, x, notes=left_out(others, "images"))
+
+
+def sorted_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted by path."""
+    return sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, other files) below a folder, sorted by path; refused without any image."""
+    files = sorted_files(folder)
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     others = [p for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if not images:
@@ -163,34 +181,41 @@ def read_images(folder: Path) -> Raw:
             f"data: the folder {str(folder)!r} holds no image among {len(others)} files, allowed: files "
             f"that end in {', '.join(IMAGE_SUFFIXES)}{hint}"
         )
-    x = first = None
-    for index, file in enumerate(images):
-        name = file.relative_to(folder).as_posix()
-        try:
-            with Image.open(file) as image:
-                kind, pixels = (image.size, image.mode), np.asarray(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise _unreadable(file, error, "an image that is whole; mend or remove it") from error
-        if kind[1] not in _IMAGE_MODES:
-            raise InputError(
-                f"data: {name} has the mode {kind[1]!r}, allowed: {', '.join(_IMAGE_MODES)}; convert the "
-                "images, for example to 'L' (grey) or 'RGB'"
-            )
-        if x is None:
-            first, x = (name, kind), np.empty((len(images), *pixels.shape), dtype=pixels.dtype)
-        if kind != first[1]:
-            raise InputError(
-                f"data: {_image(*first)} and {_image(name, kind)} differ, allowed: images of one size "
-                "and one mode; resize or convert them"
-            )
-        x[index] = pixels
-    notes = (f"{len(others)} files that are no images were left out, first {others[0].name}",) if others else ()
-    return Raw(folder.resolve().name, x, notes=notes)
+    return images, others
 
 
-def _image(name, kind):
-    (width, height), mode = kind
-    return f"{name} ({width}x{height} {mode})"
+def read_image(folder: Path, file: Path) -> tuple[tuple, np.ndarray]:
+    """((name, size, mode), pixels) of one image, its name relative to `folder`."""
+    name = file.relative_to(folder).as_posix()
+    try:
+        with Image.open(file) as image:
+            kind, pixels = (name, image.size, image.mode), np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise unreadable(file, error, "an image that is whole; mend or remove it") from error
+    if kind[2] not in _IMAGE_MODES:
+        raise InputError(
+            f"data: {name} has the mode {kind[2]!r}, allowed: {', '.join(_IMAGE_MODES)}; convert the "
+            "images, for example to 'L' (grey) or 'RGB'"
+        )
+    return kind, pixels
+
+
+def same_kind(first: tuple, other: tuple) -> None:
+    """Refuse two images of different size or mode, each as (name, size, mode)."""
+    if first[1:] != other[1:]:
+        raise InputError(
+            f"data: {_image(*first)} and {_image(*other)} differ, allowed: images of one size "
+            "and one mode; resize or convert them"
+        )
+
+
+def left_out(others: list[Path], what: str) -> tuple[str, ...]:
+    """The note on files of a folder that were not used."""
+    return (f"{len(others)} files that are no {what} were left out, first {others[0].name}",) if others else ()
+
+
+def _image(name, size, mode):
+    return f"{name} ({size[0]}x{size[1]} {mode})"
 
 
 def _is_number(cell):
@@ -238,5 +263,6 @@ def _cause(error: BaseException) -> str:
     return shown(" ".join(str(error).split()) or type(error).__name__, 160).strip("'\"")
 
 
-def _unreadable(path, error, allowed):
+def unreadable(path: Path, error: BaseException, allowed: str) -> InputError:
+    """The error for a file that cannot be read; raise what is returned."""
     return InputError(f"data: {path.name} could not be read ({_cause(error)}), allowed: {allowed}")

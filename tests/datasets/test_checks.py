@@ -2,23 +2,9 @@
 
 import numpy as np
 import pytest
+from raw_rows import refused, rows
 
-from keras_aeprune._validation import InputError
 from keras_aeprune.datasets import load
-
-
-def rows(n=100, d=4):
-    return np.arange(n * d, dtype="float64").reshape(n, d)
-
-
-def refused(call, *words):
-    with pytest.raises(InputError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text
-    assert "allowed" in text
-    for word in words:
-        assert word in text, text
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from raw_rows import refused, rows
 
-from keras_aeprune._validation import InputError
 from keras_aeprune.datasets import load
-
-
-def rows(n=100, d=4):
-    """Row i holds i * d ... i * d + d - 1, so a row says where it came from."""
-    return np.arange(n * d, dtype="float64").reshape(n, d)
 
 
 def origin(dataset, split):
     """Positions in the source of the samples of one split."""
     x = dataset.scaling.invert(getattr(dataset, f"x_{split}"))
     return np.round(x[:, 0] / x.shape[1]).astype(int).tolist()
-
-
-def refused(call, *words):
-    with pytest.raises(InputError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text
-    assert "allowed" in text
-    for word in words:
-        assert word in text, text
 
 
 @pytest.mark.parametrize("scale", ["standard", "unit", "none"])
@@ -86,6 +71,19 @@ def test_flat_shares_the_values():
     assert np.shares_memory(flat.x_train, data.x_train)
     np.testing.assert_array_equal(flat.x_test[3], data.x_test[3].ravel())
     assert flat.scaling == data.scaling
+
+
+def test_flat_keeps_the_map_of_every_pixel():
+    x = np.random.default_rng(0).normal(size=(50, 4, 3)) * np.arange(1, 13).reshape(4, 3)
+    data = load(x, scale="standard")
+    assert data.flat.scaling == data.scaling
+    np.testing.assert_allclose(
+        data.flat.scaling.invert(data.flat.x_test).reshape(-1, 4, 3), x[_test_rows(50)], rtol=1e-4
+    )
+
+
+def _test_rows(count):
+    return np.random.default_rng(0).permutation(count)[: count // 10]
 
 
 def test_describe_is_plain_json():

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from keras_aeprune._validation import InputError
 from keras_aeprune.datasets import Scaling
-from keras_aeprune.datasets.scaling import fit, row_chunks
+from keras_aeprune.datasets.scaling import fit, row_chunks, survey
 
 
 def everything(x):
@@ -85,6 +85,52 @@ def test_a_large_mean_loses_no_digits():
     x = (np.random.default_rng(0).normal(size=(200, 2)) + 1e9).astype("float64")
     scaling, _ = fit(x, everything(x), "standard")
     np.testing.assert_allclose(scaling.apply(x), (x - x.mean(0)) / x.std(0), atol=1e-6)
+
+
+def test_numbers_for_channels_serve_windows_of_any_length():
+    scaling = Scaling("standard", offset=(1.0, 20.0), divisor=(2.0, 10.0))
+    x = np.array([[[1, 20], [3, 40], [5, 0]]] * 2)
+    expected = [[[0, 0], [1, 2], [2, -2]]] * 2
+    assert scaling.apply(x).tolist() == expected
+    assert scaling.apply(x[:, :1]).tolist() == [window[:1] for window in expected]
+    np.testing.assert_array_equal(scaling.invert(scaling.apply(x)), x)
+    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
+    flat = scaling.flattened((3, 2))
+    np.testing.assert_array_equal(flat.apply(x.reshape(2, 6)), scaling.apply(x).reshape(2, 6))
+    assert flat.flattened((3, 2)) == flat
+
+
+def test_as_many_numbers_as_values_belong_to_the_flattened_sample():
+    offset = tuple(range(6))
+    scaling = Scaling("standard", offset=offset, divisor=(1.0,) * 6)
+    np.testing.assert_array_equal(scaling.apply(np.zeros((1, 3, 2))).ravel(), -np.arange(6.0))
+    np.testing.assert_array_equal(scaling.apply(np.zeros((1, 4, 6)))[0, 2], -np.arange(6.0))
+
+
+def test_a_size_that_fits_neither_says_which_sizes_do():
+    scaling = Scaling("standard", (1.0, 2.0), (1.0, 1.0))
+    with pytest.raises(InputError, match="allowed: 2 values in a sample, or 2 on its last axis"):
+        scaling.apply(np.zeros((5, 2, 3)))
+    with pytest.raises(InputError, match="2 values"):
+        scaling.apply(np.zeros(2))  # two samples of one value, not two channels
+
+
+def test_one_range_for_each_feature_where_asked():
+    x = np.array([[0, -10], [4, 10], [9, 99]], dtype="float64")
+    scaling, notes = fit(x, np.array([1, 0]), "unit", each=True)
+    assert (scaling.offset, scaling.divisor, scaling.output_range, notes) == ((0, -10), (4, 20), "unit", ())
+    assert fit(x, np.array([1, 0]), "unit")[0].divisor == 20.0
+
+
+def test_a_survey_shows_every_piece_once_and_gives_the_same_fit():
+    x = np.random.default_rng(0).normal(size=(300_000, 3))
+    chosen, seen = np.random.default_rng(1).permutation(300_000)[:1000], []
+    found = survey(x, chosen, "standard", lambda place, part: seen.append((place.start, len(part))))
+    assert len(seen) > 1
+    assert [start for start, _ in seen] == np.cumsum([0, *(count for _, count in seen)])[:-1].tolist()
+    scaling, _ = fit(x, chosen, "standard", seen=found)
+    np.testing.assert_allclose(scaling.offset, x[chosen].mean(0))
+    assert scaling == fit(x, chosen, "standard")[0]
 
 
 @pytest.mark.parametrize("mode", ["auto", "unit", "standard", "none"])
