@@ -15,7 +15,20 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("import_time", "overhead", "mask_update", "main_job", "against_tfmot", "against_tfmot_often")
+NAMES = (
+    "import_time",
+    "overhead",
+    "mask_update",
+    "main_job",
+    "against_tfmot",
+    "against_tfmot_often",
+    "reconstruction",
+    "vae",
+    "anomalies",
+    "embeddings",
+    "few_labels",
+    "replacement",
+)
 
 
 def main() -> int:

@@ -4,8 +4,9 @@ The rooms, each loaded on first use:
 
 - `keras_aeprune.compress`    the whole job, from data to checked .tflite files and a report
 - `keras_aeprune.Prune`       the callback that sets weights to zero during `model.fit`
-- `keras_aeprune.models`      autoencoders as plain Keras models, and PCA as the baseline
-- `keras_aeprune.datasets`    arrays, files and named sets to checked float32 splits
+- `keras_aeprune.models`      autoencoders as plain Keras models, what their encoders are for, and PCA
+- `keras_aeprune.datasets`    arrays, files, time series and streams to checked float32 splits
+- `keras_aeprune.regularizers` penalties on activations, for the loss
 - `keras_aeprune.sparsity`    masks, `Prune`, `KeepSparse`, `sparsity_table`
 - `keras_aeprune.criteria`    which weights matter
 - `keras_aeprune.schedules`   when, and how fast
@@ -19,11 +20,31 @@ from typing import TYPE_CHECKING, Any
 from keras_aeprune._version import __version__
 
 if TYPE_CHECKING:
-    from keras_aeprune import criteria, datasets, export, models, pipeline, report, schedules, sparsity
+    from keras_aeprune import (
+        criteria,
+        datasets,
+        export,
+        models,
+        pipeline,
+        regularizers,
+        report,
+        schedules,
+        sparsity,
+    )
     from keras_aeprune.pipeline import compress
     from keras_aeprune.sparsity import KeepSparse, Prune, sparsity_table
 
-_ROOMS = ("criteria", "datasets", "export", "models", "pipeline", "report", "schedules", "sparsity")
+_ROOMS = (
+    "criteria",
+    "datasets",
+    "export",
+    "models",
+    "pipeline",
+    "regularizers",
+    "report",
+    "schedules",
+    "sparsity",
+)
 _NAMES = {
     "KeepSparse": "sparsity",
     "Prune": "sparsity",
@@ -37,6 +58,7 @@ __all__ = [
     "export",
     "models",
     "pipeline",
+    "regularizers",
     "report",
     "schedules",
     "sparsity",

@@ -1,7 +1,8 @@
 """The process that runs the TFLite converter, so that a crash of the converter costs only this process.
 
 Run as a script by `convert.py` with the path of a JSON file, never imported. The file holds
-`{"jobs": [{"saved_model", "output", "calibration", "optimize", "types", "ops"}, ...]}`. Each job ends with
+`{"jobs": [{"saved_model", "output", "calibration", "optimize", "types", "ops", "keep_float"},
+...]}`. Each job ends with
 its `output` file, or with `output` + ".error" that holds one message; a job with neither is the one that
 crashed.
 """
@@ -35,10 +36,16 @@ def convert(job: dict) -> bytes:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if job["types"]:
         converter.target_spec.supported_types = [tf.as_dtype(name) for name in job["types"]]
-    if job["ops"]:
+    if job["ops"] and not job["keep_float"]:
         converter.target_spec.supported_ops = [tf.lite.OpsSet[name] for name in job["ops"]]
     if job["calibration"]:
         converter.representative_dataset = representative(job["calibration"])
+    if job["keep_float"]:
+        # what tf.lite.experimental.QuantizationDebugger does for operations that stay in float
+        from tensorflow.lite.python.convert import mlir_quantize
+
+        converter._experimental_calibrate_only = True
+        return mlir_quantize(converter.convert(), denylisted_ops=set(job["keep_float"]))
     return converter.convert()
 
 

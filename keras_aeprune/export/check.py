@@ -120,7 +120,11 @@ def check(
         raise ConversionError(
             f"{row.name}: the converted file does not run: {reason}{_why(request, row)}"
         ) from error
-    found = difference(expected, got if isinstance(got, dict) else dict.fromkeys(expected, got))
+    outputs = got if isinstance(got, dict) else dict.fromkeys(expected, got)
+    if request.threshold is not None:
+        _check_flags(request, row, expected, outputs)
+        expected, outputs = ({"score": values["score"]} for values in (expected, outputs))
+    found = difference(expected, outputs)
     if not (found.max <= row.limit and found.rms <= row.rms_limit):
         raise ExportMismatch(
             f"{row.name}: on {count} samples the converted file differs from {request.model.name!r} by up to "
@@ -138,6 +142,21 @@ def check(
         rms_limit=row.rms_limit,
         samples_compared=count,
     )
+
+
+def _check_flags(
+    request: Request, row: Precision, expected: dict[str, np.ndarray], got: dict[str, np.ndarray]
+) -> None:
+    """Refuse a detector's file that judges otherwise where the difference of the scores does not explain it."""
+    error = np.abs(np.asarray(got["score"], "float64") - expected["score"]).max()
+    sure = np.abs(expected["score"] - request.threshold) > error
+    wrong = int((sure & (got["anomaly"] != expected["anomaly"])).sum())
+    if wrong:
+        raise ExportMismatch(
+            f"{row.name}: the converted file judges {wrong} of {len(sure)} samples otherwise than "
+            f"{request.model.name!r}, although their scores are farther from the threshold than the largest "
+            f"difference of the scores, {error:.2g}"
+        )
 
 
 def _why(request: Request, row: Precision) -> str:

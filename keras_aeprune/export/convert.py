@@ -24,12 +24,16 @@ class ConversionError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One conversion of a SavedModel to a .tflite file; calibration is .npy files by input name."""
+    """One conversion of a SavedModel to a .tflite file; calibration is .npy files by input name.
+
+    `keep_float` names operations of TFLite that stay in float32 where the rest is quantized to int8.
+    """
 
     saved_model: Path
     output: Path
     precision: Precision
     calibration: Mapping[str, Path] | None = None
+    keep_float: tuple[str, ...] = ()
 
     def request(self) -> dict[str, object]:
         """What the worker reads, as plain JSON values."""
@@ -41,6 +45,7 @@ class Job:
             "optimize": self.precision.optimize,
             "types": list(self.precision.types),
             "ops": list(self.precision.ops),
+            "keep_float": list(self.keep_float) if self.precision.needs_data else [],
         }
 
 

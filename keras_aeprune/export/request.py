@@ -15,18 +15,23 @@ from keras_aeprune._validation import InputError, keras_model, positive_int, ref
 from keras_aeprune.export.inputs import Inputs, inputs_of, samples
 from keras_aeprune.export.precisions import Precision, precision
 from keras_aeprune.export.trace import check_supported
+from keras_aeprune.models.anomaly import AnomalyDetector
 
 CHUNK = 16  # samples that the Keras model gets at a time
 
 
 @dataclass(frozen=True)
 class Request:
-    """One model, its samples by input name, and where it goes at which precision."""
+    """One model, its samples by input name, and where it goes at which precision.
+
+    `threshold` is that of an anomaly detector, whose outputs are "score" and "anomaly"; None for other models.
+    """
 
     model: keras.Model
     inputs: Inputs
     arrays: dict[str, np.ndarray]
     targets: tuple[tuple[Precision, Path], ...]
+    threshold: float | None = None
 
     def batches(self, count: int | None = None) -> Iterator[Any]:
         """The first `count` samples, a few at a time, in the structure that the model is called with."""
@@ -42,6 +47,9 @@ def request(model: Any, paths: Mapping[str | None, str | Path], data: Any = None
     Raises:
         InputError: with the argument that cannot be used.
     """
+    threshold = None
+    if isinstance(model, AnomalyDetector):
+        model, threshold = model.as_model(), model.threshold
     keras_model(model)
     seed = positive_int("seed", seed, minimum=0)
     if not isinstance(paths, Mapping) or not paths:
@@ -59,7 +67,7 @@ def request(model: Any, paths: Mapping[str | None, str | Path], data: Any = None
     files = [_checked_path(path) for path in paths.values()]
     if len({path.resolve() for path in files}) < len(files):
         raise refuse("paths", [str(path) for path in files], "a different path for every precision")
-    return Request(model, inputs, arrays, tuple(zip(rows, files, strict=True)))
+    return Request(model, inputs, arrays, tuple(zip(rows, files, strict=True)), threshold)
 
 
 def _checked_path(path: str | Path) -> Path:

@@ -17,10 +17,23 @@ from keras_aeprune.export.convert import ConversionError, Job, convert
 from keras_aeprune.export.precisions import Precision, precision
 from keras_aeprune.export.request import Request, request
 from keras_aeprune.export.trace import Traced, rolled_layers, write_saved_model
+from keras_aeprune.models.anomaly import AnomalyDetector
+
+# What a detector does after the autoencoder. In int8 a squared error has 256 levels up to the largest one, and
+# nearly all normal scores share a few of them; in float32 it costs a few additions and multiplications a value.
+DETECTOR_OPS = (
+    *("SUB", "ADD", "MUL", "DIV", "SQUARED_DIFFERENCE", "SQUARE", "ABS", "MEAN", "SUM"),
+    *("REDUCE_MAX", "GREATER", "CAST", "MAXIMUM"),
+)
 
 
 def tflite(
-    model: keras.Model, path: str | Path, *, quantize: str | None = None, data: Any = None, seed: int = 0
+    model: keras.Model | AnomalyDetector,
+    path: str | Path,
+    *,
+    quantize: str | None = None,
+    data: Any = None,
+    seed: int = 0,
 ) -> ExportedFile:
     """Write `model` as a .tflite file that was loaded back and compared with the model first.
 
@@ -42,10 +55,17 @@ def tflite(
     | "dynamic" | kernels of 1024 numbers or more in int8 | 0.5 | 0.2 |
     | "int8" | both in int8, input and output in float32 | 0.5 | 0.2 |
 
-    The model, its weights and its compiled state are not changed. The same model gives the same bytes.
+    An `AnomalyDetector` becomes a file from raw samples to "score" and "anomaly" (0 or 1). Its scores are held
+    to the limits above; its flags must agree with the detector's on every sample whose score is farther from
+    the threshold than the largest difference between the two scores. With "int8" only the autoencoder is
+    quantized: scores are sums of squares, for which 256 levels are too few.
+
+    A model that returns a dict of tensors gives a file whose outputs have its keys as names; any other one has
+    output_0, output_1, ... The model, its weights and its compiled state are not changed. The same model gives
+    the same bytes.
 
     Args:
-        model: a built Keras 3 model that computes in float32.
+        model: a built Keras 3 model that computes in float32, or a fitted `AnomalyDetector`.
         path: ends in .tflite; its folder is made if it is not there, an existing file is replaced.
         quantize: None, "float32", "float16", "dynamic" or "int8".
         data: inputs (n, *input shape), finite, n >= 1; "int8" needs them, and 100 or more from the training
@@ -72,7 +92,7 @@ def tflite(
 
 
 def tflite_many(
-    model: keras.Model,
+    model: keras.Model | AnomalyDetector,
     paths: Mapping[str | None, str | Path],
     *,
     data: Any = None,
@@ -130,11 +150,12 @@ def export(requests: Sequence[Request], *, all_or_none: bool) -> list[list[Any]]
             except InputError as error:
                 outcomes[i] = [error] * len(asked.targets)
                 continue
+            kept = () if asked.threshold is None else DETECTOR_OPS
             for k, (row, _) in enumerate(asked.targets):
                 if row.needs_data and traces[i].has_loop:
                     outcomes[i][k] = _loop_error(asked.model, row)
                 else:
-                    jobs[i, k] = Job(traces[i].folder, folder / str(i) / f"{k}.tflite", row, calibration)
+                    jobs[i, k] = Job(traces[i].folder, folder / str(i) / f"{k}.tflite", row, calibration, kept)
         _raise_first(outcomes, all_or_none)
 
         for (i, k), error in zip(jobs, convert(list(jobs.values()), folder), strict=True):

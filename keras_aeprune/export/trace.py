@@ -55,7 +55,7 @@ def check_supported(model: keras.Model) -> None:
 
 
 def write_saved_model(model: keras.Model, inputs: Inputs, shapes: list[tuple[int, ...]], folder: Path) -> Traced:
-    """Write `model` as a SavedModel whose signature takes one sample and returns output_0, output_1, ...
+    """Write `model` as a SavedModel whose signature takes one sample and returns the outputs by name, see `named`.
 
     Args:
         model: a built Keras model; it is not changed.
@@ -92,7 +92,9 @@ def write_saved_model(model: keras.Model, inputs: Inputs, shapes: list[tuple[int
 
 
 def named(outputs: Any) -> dict[str, Any]:
-    """The outputs of a model, however they are nested, as output_0, output_1, ..."""
+    """The outputs of a model by name: the keys of a dict of tensors, else output_0, output_1, ... in order."""
+    if isinstance(outputs, dict) and all(isinstance(k, str) and hasattr(v, "shape") for k, v in outputs.items()):
+        return dict(outputs)
     return {f"output_{i}": value for i, value in enumerate(keras.tree.flatten(outputs))}
 
 

@@ -35,7 +35,8 @@ def load(path: str | Path) -> keras.Model:
 
     Returns:
         The model; compiled as it was saved when it comes from a .keras file, uncompiled from .h5 and
-        .hdf5.
+        .hdf5. Where it has layers named "encoder" and "decoder" they are its attributes of these names
+        too, as in a model that was just built (functional models lose attributes in a file).
 
     Raises:
         InputError: a missing file, another type, a damaged file, a file with weights only, a .keras
@@ -62,9 +63,9 @@ def load(path: str | Path) -> keras.Model:
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"model file: got {path.name!r}, allowed: a file that ends in {', '.join(_SUFFIXES)}")
     if zipfile.is_zipfile(path):
-        return _load_archive(path)
+        return _with_halves(_load_archive(path))
     if h5py.is_hdf5(path):
-        return _load_hdf5(path)
+        return _with_halves(_load_hdf5(path))
     raise InputError(
         f"model file: {path.name} is damaged or no Keras model (neither a zip archive nor HDF5), "
         f"allowed: a whole {', '.join(_SUFFIXES)} file; save or copy it again"
@@ -75,6 +76,15 @@ def one_line(error: BaseException) -> str:
     """What an error of Keras says, short; the cause stands at the end of its long ones."""
     text = " ".join(str(error).split("Exception encountered:")[-1].split())
     return shown(text or type(error).__name__, 200).strip("'\"")
+
+
+def _with_halves(model):
+    """`model` with its layers "encoder" and "decoder" as attributes, where it has none of that name yet."""
+    for half in ("encoder", "decoder"):
+        layer = next((layer for layer in model.layers if layer.name == half), None)
+        if layer is not None and not hasattr(model, half):
+            setattr(model, half, layer)
+    return model
 
 
 def _load_archive(path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
-from keras_aeprune._validation import InputError, keras_model
+from keras_aeprune._validation import InputError, keras_model, refuse, shown
 
 
 def encoder_of(model: keras.Model) -> keras.Model:
@@ -34,6 +36,41 @@ def decoder_of(model: keras.Model) -> keras.Model:
     (None, 8)
     """
     return _half(model, "decoder")
+
+
+def code_of(encoder_output: Any) -> Any:
+    """The code among what an encoder returns; use it wherever an encoder may return more than the code.
+
+    A tensor is the code itself; of a list or tuple (code, feature, feature, ...) it is the first, of a
+    dict the value under "code". Shapes and dtypes stand in for tensors just as well.
+
+    Args:
+        encoder_output: a tensor or array of shape (n, ...), or 1 or more of them in a list, tuple or dict.
+
+    Returns:
+        The code as it was found, shape (n, ...).
+
+    Raises:
+        InputError: an empty list or tuple, a dict without "code", a structure inside another, or None.
+
+    >>> code_of(["code", "feature 1", "feature 2"]), code_of({"feature": 1, "code": 2}), code_of(3.5)
+    ('code', 2, 3.5)
+    """
+    code = encoder_output
+    if isinstance(code, dict):
+        if "code" not in code:
+            raise refuse("encoder output", sorted(map(str, code)), 'a dict with the code under the key "code"')
+        code = code["code"]
+    elif isinstance(code, list | tuple):
+        if not len(code):
+            raise refuse("encoder output", code, "a code, or (code, feature, ...) with 1 or more entries")
+        code = code[0]
+    if code is None or isinstance(code, list | tuple | dict):
+        raise InputError(
+            f"encoder output: the code is {shown(code)}, allowed: a tensor; return it directly, as the first "
+            'of a list or tuple, or under the key "code" of a dict'
+        )
+    return code
 
 
 def _half(model, name):

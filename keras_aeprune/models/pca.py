@@ -110,6 +110,26 @@ class PCA:
         """Mean squared error of reconstructing `x` from `width` numbers a sample; see `curve`."""
         return float(self.curve(x, [width])[0])
 
+    def errors(self, x: np.ndarray, width: int) -> np.ndarray:
+        """Mean squared error of each sample; as an anomaly score it is the baseline of every detector.
+
+        Args:
+            x: shape (n, ...), 1 sample or more.
+            width: numbers kept for each sample, 0 <= width <= features; 0 gives the distance to the mean.
+
+        Returns:
+            float64 array of shape (n,); its mean is `mse(x, width)`.
+        """
+        flat = _flat("x", x, self.features)
+        if not len(flat):
+            raise refuse("x", flat.shape, "1 sample or more")
+        basis = self.directions[:, : self._known(width)]
+        out = np.empty(len(flat))
+        for start in range(0, len(flat), _CHUNK):
+            centred = flat[start : start + _CHUNK] - self.mean
+            out[start : start + _CHUNK] = np.square(centred - (centred @ basis) @ basis.T).mean(axis=1)
+        return out
+
     def curve(self, x: np.ndarray, widths: Iterable[int] | None = None) -> np.ndarray:
         """Mean squared error over samples and features, for each width.
 

@@ -109,6 +109,26 @@ def test_the_content_decides_about_the_format(tmp_path):
         np.testing.assert_allclose(load(tmp_path / name)(x), model(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_loaded_autoencoder_has_its_halves_as_attributes(tmp_path, suffix):
+    x = np.random.default_rng(0).random((5, 9), dtype="float32")
+    model = dense((9,), 3)
+    model.save(tmp_path / f"m{suffix}")
+    for _ in range(2):  # a loaded model is saved and loaded like a built one
+        loaded = load(tmp_path / f"m{suffix}")
+        assert loaded.encoder is loaded.get_layer("encoder")
+        assert loaded.decoder is loaded.get_layer("decoder")
+        assert len(loaded.weights) == len(model.weights)
+        np.testing.assert_allclose(loaded.decoder(loaded.encoder(x)), model(x), atol=1e-6)
+        loaded.save(tmp_path / f"m{suffix}")
+
+
+def test_a_model_without_halves_gets_none(tmp_path):
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "m.keras")
+    loaded = load(tmp_path / "m.keras")
+    assert not hasattr(loaded, "encoder") and not hasattr(loaded, "decoder")
+
+
 def test_missing_files_folders_and_other_types(tmp_path):
     refused(tmp_path / "m.keras", "nothing is at", ".h5")
     (tmp_path / "m.tflite").write_bytes(b"")

@@ -6,6 +6,7 @@ import pytest
 
 from keras_aeprune._validation import InputError, WrongKerasError
 from keras_aeprune.models import decoder_of, dense, encoder_of
+from keras_aeprune.models.halves import code_of
 
 
 def test_halves_of_a_loaded_model_are_its_layers(tmp_path):
@@ -43,3 +44,16 @@ def test_a_model_without_halves_is_refused_with_what_was_looked_for():
 def test_what_is_no_keras_model_is_refused():
     with pytest.raises(WrongKerasError, match="allowed"):
         encoder_of("model.keras")
+
+
+def test_the_code_is_found_in_whatever_an_encoder_returns():
+    code, feature = np.ones((2, 3)), np.zeros((2, 5))
+    for output in (code, [code, feature], (code,), {"feature": feature, "code": code}):
+        assert code_of(output) is code
+
+
+@pytest.mark.parametrize("output", [[], (), {}, {"z": np.ones(2)}, None, [[np.ones(2)]], [None], {"code": {}}])
+def test_an_output_without_a_code_is_refused_in_one_line(output):
+    with pytest.raises(InputError, match="encoder output: .*allowed") as error:
+        code_of(output)
+    assert "\n" not in str(error.value)
