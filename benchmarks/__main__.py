@@ -29,13 +29,14 @@ NAMES = (
     "few_labels",
     "replacement",
 )
+HEADLINES = ("overhead", "main_job", "against_tfmot", "reconstruction", "anomalies", "few_labels")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="short runs, nothing written: does it work at all")
-    parser.add_argument("--readme", action="store_true", help="write the tables into README.md from the results")
+    parser.add_argument("--readme", action="store_true", help="write the tables into docs/ and README.md")
     parser.add_argument("--again", action="store_true", help="run even where a result is there")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in NAMES]
@@ -63,20 +64,31 @@ def main() -> int:
 
 
 def write_readme() -> int:
-    """Replace what stands between the two marks in README.md by the tables of all results."""
-    readme = Path(__file__).parent.parent / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    head, rest = text.split("<!-- benchmarks -->")
-    _, tail = rest.split("<!-- /benchmarks -->")
-    parts = []
+    """Write all tables into docs/benchmarks.md, and the headlines between the two marks in README.md."""
+    root = Path(__file__).parent.parent
+    tables, machine = {}, None
     for name in NAMES:
         path = RESULTS / f"{name}.json"
         if path.exists():
             script, result = importlib.import_module(f"benchmarks.{name}"), json.loads(path.read_text())
-            parts.append(f"{script.__doc__.splitlines()[0]}\n\n```text\n{script.show(result)}\n```\n")
-    machine = result["environment"]
-    parts.append(f"Measured on {machine['cpu']}, {machine['usable_cores']} cores, with `python -m benchmarks`.\n")
-    readme.write_text(head + "<!-- benchmarks -->\n" + "\n".join(parts) + "<!-- /benchmarks -->" + tail)
+            tables[name] = f"{script.__doc__.splitlines()[0]}\n\n```text\n{script.show(result)}\n```\n"
+            machine = result["environment"]
+    measured = f"Measured on {machine['cpu']}, {machine['usable_cores']} cores"
+    page = [
+        "# Measured\n",
+        f"{measured}; `python -m benchmarks NAME` prints a table again, `--again` measures it anew. What each "
+        "script does stands at its top. Lower errors are better; ratios are within one run.\n",
+        *(f"## {name}\n\n{table}" for name, table in tables.items()),
+    ]
+    (root / "docs" / "benchmarks.md").write_text("\n".join(page), encoding="utf-8")
+
+    readme = root / "README.md"
+    head, rest = readme.read_text(encoding="utf-8").split("<!-- benchmarks -->")
+    _, tail = rest.split("<!-- /benchmarks -->")
+    parts = [table for name, table in tables.items() if name in HEADLINES]
+    parts.append(f"{measured}. All tables: [docs/benchmarks.md](docs/benchmarks.md).\n")
+    text = head + "<!-- benchmarks -->\n" + "\n".join(parts) + "<!-- /benchmarks -->" + tail
+    readme.write_text(text, encoding="utf-8")
     return 0
 
 

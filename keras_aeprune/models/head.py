@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_aeprune import _graph
 from keras_aeprune._validation import InputError, fraction, positive_int, refuse
 from keras_aeprune.models.composed import copied, entrance_of, layer_at
 from keras_aeprune.models.halves import code_of, encoder_of
@@ -75,10 +76,10 @@ def with_head(
     dropout = fraction("dropout", dropout)
     if not isinstance(name, str) or not name or "/" in name:
         raise refuse("name", name, "a text of 1 or more characters without '/'")
-    part = copied(encoder_part(encoder), "encoder")
+    part = encoder_copy(encoder, "encoder")
     part.trainable = not frozen
     entrance = entrance_of(part)
-    x = code_of(part(entrance))
+    x = part(entrance)
     if None in x.shape[1:]:
         raise InputError(
             f"encoder: {encoder.name!r} gives a code of shape {tuple(x.shape)}, allowed: known sizes after the "
@@ -91,6 +92,19 @@ def with_head(
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(entrance, keras.layers.Dense(classes, "softmax", name="head")(x), name=name)
+
+
+def encoder_copy(model: Any, name: str) -> keras.Model:
+    """A copy of the encoder of `model`: a functional model of that name whose one output is the code.
+
+    A model of the user's own class is put into a functional one, because Keras does not save its name.
+    """
+    part = encoder_part(model)
+    if isinstance(part, keras.Model) and _graph.is_graph(part) and len(part.outputs) == 1:
+        return copied(part, name)
+    part = copied(part)
+    entrance = entrance_of(part)
+    return keras.Model(entrance, code_of(part(entrance)), name=name)
 
 
 def encoder_part(model: Any) -> keras.Layer:

@@ -10,9 +10,8 @@ import numpy as np
 
 from keras_aeprune import _graph
 from keras_aeprune._validation import InputError, positive_int
-from keras_aeprune.models.composed import copied, entrance_of, free_name, layer_at, rewired
-from keras_aeprune.models.halves import code_of
-from keras_aeprune.models.head import encoder_part
+from keras_aeprune.models.composed import entrance_of, free_name, layer_at, rewired
+from keras_aeprune.models.head import encoder_copy
 from keras_aeprune.models.outcome import (
     ACCURACY,
     ERROR,
@@ -143,13 +142,13 @@ def _names_after(network, layer):
 
 def _front(network, encoder, features, taken):
     """Encoder copy and untrained adapter, from the network's input to activations like `features`."""
-    encoder = copied(encoder_part(encoder), free_name("encoder", taken))
+    encoder = encoder_copy(encoder, free_name("encoder", taken))
     entrance = entrance_of(encoder, free_name("input", taken))
     if tuple(entrance.shape[1:]) != tuple(network.input_shape[1:]):
         got, wanted = tuple(entrance.shape[1:]), tuple(network.input_shape[1:])
         raise InputError(f"encoder: got one of samples {got}, allowed: one of the network's samples {wanted}")
     encoder.trainable = True
-    code = code_of(encoder(entrance))
+    code = encoder(entrance)
     shape = features.shape[1:]
     activation = "relu" if features.min() >= 0 else "linear"
     adapter = free_name("adapter", taken)

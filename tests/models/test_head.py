@@ -170,3 +170,27 @@ def test_what_does_not_fit_is_refused():
             fine_tune(model, **arguments)
     with pytest.raises(InputError, match="no attribute and no layer named 'encoder'"):
         fine_tune(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]), X, Y)
+
+
+@keras.saving.register_keras_serializable("tests_head")
+class OwnEncoder(keras.Model):
+    """An encoder of a user's own class and name, whose saved config does not hold the name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.feature, self.code = keras.layers.Dense(6, "relu"), keras.layers.Dense(3)
+
+    def call(self, x):
+        feature = self.feature(x)
+        return self.code(feature), feature
+
+
+def test_an_encoder_of_ones_own_class_is_found_again_in_the_classifier_and_its_copy():
+    x = np.random.default_rng(0).random((40, 5), dtype="float32")
+    y = (x[:, 0] > 0.5).astype(int)
+    encoder = OwnEncoder()
+    expected = encoder(x)[0].numpy()
+    classifier = with_head(encoder, 2)
+    found = fine_tune(classifier, x, y, epochs=(1, 0)).model
+    for model in (classifier, found):
+        np.testing.assert_allclose(encoder_of(model)(x).numpy(), expected, atol=1e-6)
