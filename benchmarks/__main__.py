@@ -28,6 +28,8 @@ NAMES = (
     "embeddings",
     "few_labels",
     "replacement",
+    "fisher_time",
+    "woodfisher",
 )
 HEADLINES = ("overhead", "main_job", "against_tfmot", "reconstruction", "anomalies", "few_labels")
 

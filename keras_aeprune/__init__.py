@@ -9,6 +9,8 @@ The rooms, each loaded on first use:
 - `keras_aeprune.regularizers` penalties on activations, for the loss
 - `keras_aeprune.sparsity`    masks, `Prune`, `KeepSparse`, `sparsity_table`
 - `keras_aeprune.criteria`    which weights matter
+- `keras_aeprune.calibration` representative inputs: real, generated, noise
+- `keras_aeprune.search`      which criterion and allocation? found by trying
 - `keras_aeprune.schedules`   when, and how fast
 - `keras_aeprune.export`      .tflite files, loaded back and compared before they are kept
 - `keras_aeprune.report`      sizes, errors, latencies, pictures, one page
@@ -21,6 +23,7 @@ from keras_aeprune._version import __version__
 
 if TYPE_CHECKING:
     from keras_aeprune import (
+        calibration,
         criteria,
         datasets,
         export,
@@ -29,12 +32,14 @@ if TYPE_CHECKING:
         regularizers,
         report,
         schedules,
+        search,
         sparsity,
     )
     from keras_aeprune.pipeline import compress
     from keras_aeprune.sparsity import KeepSparse, Prune, sparsity_table
 
 _ROOMS = (
+    "calibration",
     "criteria",
     "datasets",
     "export",
@@ -43,6 +48,7 @@ _ROOMS = (
     "regularizers",
     "report",
     "schedules",
+    "search",
     "sparsity",
 )
 _NAMES = {
@@ -53,6 +59,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "calibration",
     "criteria",
     "datasets",
     "export",
@@ -61,6 +68,7 @@ __all__ = [
     "regularizers",
     "report",
     "schedules",
+    "search",
     "sparsity",
     "KeepSparse",
     "Prune",

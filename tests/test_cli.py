@@ -191,3 +191,24 @@ def test_the_terminal_shows_no_lines_of_tensorflow(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def test_names_lists_every_room_with_a_line_for_each_name(capfd):
+    assert cli.main(["names"]) == 0
+    printed = capfd.readouterr().out
+    for room in ("criteria", "allocations", "schedules", "patterns", "regrowth", "calibration"):
+        assert f"\n{room}\n" in f"\n{printed}"
+    [line] = [line for line in printed.splitlines() if line.startswith("  magnitude ")]
+    assert line.split(maxsplit=1)[1].startswith("|w| (order 1)")
+    starts = {len(line) - len(line[2:].split(maxsplit=1)[1]) for line in printed.splitlines() if line[:2] == "  "}
+    assert len(starts) == 1  # aligned
+
+
+def test_no_name_means_two_things():
+    rooms = cli.known_names()
+    found = {}
+    for room, names in rooms.items():
+        for name, line in names.items():
+            assert line, f"{room}: {name} has no description"
+            found.setdefault(name.lower(), []).append(room)
+    assert {name: rooms for name, rooms in found.items() if len(rooms) > 1} == {}

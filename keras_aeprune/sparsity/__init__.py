@@ -4,6 +4,9 @@
 - `Pruner`                     the same for a training loop of one's own
 - `sparsity_table`             asked, reached, skipped and why
 - `sensitivity_map`            each layer's error against its sparsity
+- `iterative`                  prune and fine-tune in rounds, until a limit is reached
+- `Threshold`                  prune what scores below a number, in the schedule's place
+- `entropy_allocation`         layers whose units decide little share more of the zeros
 - `patterns`, `allocation`     which weights go together, and which layers share the zeros
 - `prune_low_magnitude` and the other names of tfmot's API, on Keras 3
 """
@@ -12,6 +15,9 @@ from keras_aeprune._layers import register as register_layer
 from keras_aeprune.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 from keras_aeprune.sparsity import allocation, patterns
 from keras_aeprune.sparsity.callbacks import KeepSparse, Prune
+from keras_aeprune.sparsity.entropy_allocation import EntropyAllocation, entropy_allocation
+from keras_aeprune.sparsity.iterative import iterative
+from keras_aeprune.sparsity.iterative_table import IterativeResult
 from keras_aeprune.sparsity.layers import PruneLowMagnitude, collect_prunable_layers
 from keras_aeprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from keras_aeprune.sparsity.prunable import PrunableLayer
@@ -19,10 +25,13 @@ from keras_aeprune.sparsity.pruner import MaskConstraint, Pruner, release
 from keras_aeprune.sparsity.sensitivity import SensitivityMap, sensitivity_map
 from keras_aeprune.sparsity.steps import PruningSummaries, UpdatePruningStep
 from keras_aeprune.sparsity.table import SparsityNotReached, SparsityRow, SparsityTable, sparsity_table
+from keras_aeprune.sparsity.threshold import Threshold
 from keras_aeprune.sparsity.wrapping import prune_low_magnitude, prune_scope, strip_pruning
 
 __all__ = [
     "ConstantSparsity",
+    "EntropyAllocation",
+    "IterativeResult",
     "KeepSparse",
     "MaskConstraint",
     "PolynomialDecay",
@@ -38,9 +47,12 @@ __all__ = [
     "SparsityNotReached",
     "SparsityRow",
     "SparsityTable",
+    "Threshold",
     "UpdatePruningStep",
     "allocation",
     "collect_prunable_layers",
+    "entropy_allocation",
+    "iterative",
     "patterns",
     "prune_low_magnitude",
     "prune_scope",

@@ -18,10 +18,12 @@ from keras_aeprune.sparsity.siblings import put_last
 from keras_aeprune.sparsity.state import load_state, save_state
 from keras_aeprune.sparsity.stepper import Stepper
 from keras_aeprune.sparsity.table import SparsityNotReached, SparsityTable
+from keras_aeprune.sparsity.threshold import Threshold, ThresholdSteps, ThresholdTimes
 
 __all__ = ["KeepSparse", "Prune"]
 
 _ENGINE = ("criterion", "allocation", "pattern", "limits", "include", "exclude", "on_unsupported", "regrowth")
+_ENGINE += ("data", "loss")
 
 
 class _Configured(keras.callbacks.Callback):
@@ -53,8 +55,9 @@ class Prune(_Configured):
     Args:
         schedule: the final sparsity, a fraction 0 <= s < 1; a schedule, tfmot's included, whose steps count
             optimizer updates from 0 at the start of the fit; or `schedules.relative(...)`, in epochs or fractions
-            of the training.
-        criterion: which weights go first, a name or instance from `keras_aeprune.criteria`.
+            of the training; or a `sparsity.Threshold`, which prunes what scores too little.
+        criterion: which weights go first, a name or instance from `keras_aeprune.criteria`; weights that are
+            masked already always stay last.
         allocation: "uniform" gives every kernel the same fraction, "global" puts one threshold over all, "erk"
             prunes large kernels more; or a dict of fractions by layer.
         pattern: "unstructured", "2:4" (2 of every 4 weights stay), "unit" (whole neurons and filters), or an
@@ -70,13 +73,18 @@ class Prune(_Configured):
             epoch; needed with `regrowth`, where zeros do not tell which weights are masked.
         several_fits: the schedule spans several fits with this callback: steps go on counting from one fit
             to the next, and a fit that ends before the schedule does is no error.
+        data: calibration samples for a criterion that looks at more than weights: x of shape (n, ...) for an
+            autoencoder, (x, y), or what else `calibration.get` takes. All of them are used at every update of
+            the masks, so some thousands are enough.
+        loss: a Keras loss by name, instance or function for such a criterion; None for the compiled one.
 
     Attributes:
         table: the `SparsityTable` of the last fit: asked, reached, skipped and why.
         step: optimizer updates seen so far.
 
     Raises:
-        InputError: before training, if the schedule cannot end within it, or nothing can be pruned.
+        InputError: before training, if the schedule cannot end within it, nothing can be pruned, or the
+            criterion cannot be measured: no data, no loss, a loss of NaN.
         SparsityNotReached: after training, if the target was missed; the weights and `model.history`
             are those of the whole training.
 
@@ -92,7 +100,7 @@ class Prune(_Configured):
 
     def __init__(
         self,
-        schedule: float | schedules.PruningSchedule | schedules.Relative,
+        schedule: float | schedules.PruningSchedule | schedules.Relative | Threshold,
         *,
         criterion: Any = "magnitude",
         allocation: Any = "uniform",
@@ -104,10 +112,14 @@ class Prune(_Configured):
         regrowth: Any = None,
         state: str | Path | None = None,
         several_fits: bool = False,
+        data: Any = None,
+        loss: Any = None,
     ):
         super().__init__()
-        number = isinstance(schedule, (int, float)) and not isinstance(schedule, bool)
-        self.schedule = fraction("schedule", schedule) if number else schedules.get(schedule)
+        if isinstance(schedule, (int, float)) and not isinstance(schedule, bool):
+            self.schedule = fraction("schedule", schedule)
+        else:
+            self.schedule = schedule if isinstance(schedule, Threshold) else schedules.get(schedule)
         self.criterion = criterion
         self.allocation = allocation
         self.pattern = pattern
@@ -118,10 +130,12 @@ class Prune(_Configured):
         self.regrowth = regrowth
         self.state = state
         self.several_fits = several_fits
+        self.data = data
+        self.loss = loss
         self.step = 0
         self.table: SparsityTable | None = None
         self._pruner: Pruner | None = None
-        self._stepper: Stepper | None = None
+        self._stepper: Stepper | ThresholdSteps | None = None
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -164,20 +178,21 @@ class Prune(_Configured):
         self._pruner = Pruner(self.model, **{name: getattr(self, name) for name in _ENGINE})
         self._pruner.retrace()
 
-    def _follow(self, timetable: schedules.Timetable) -> None:
+    def _follow(self, timetable: schedules.Timetable | ThresholdTimes) -> None:
         """Go by this timetable from now on."""
         self._timetable = timetable
         if self._pruner is not None:
-            self._pruner.check(timetable)
-            self._stepper = Stepper(self._pruner, timetable, self._end, regrowth=self._pruner.regrowth)
+            self._stepper = self._pruner.stepper(timetable, self._end)
 
-    def _plan(self, steps_per_epoch: int | None) -> schedules.Timetable | None:
+    def _plan(self, steps_per_epoch: int | None) -> schedules.Timetable | ThresholdTimes | None:
         """The timetable, or None as long as a relative schedule does not know its length."""
         epochs = self.params["epochs"]
         end = self.step + epochs * steps_per_epoch if steps_per_epoch else None
         self._end = end
         relative = self._relative
         if relative is None:
+            if isinstance(self.schedule, Threshold):
+                return ThresholdTimes(self.schedule)
             return schedules.Timetable(self.schedule, end)
         if end is not None:
             return schedules.Timetable(relative.resolve(end, steps_per_epoch), end)
@@ -190,7 +205,7 @@ class Prune(_Configured):
             return schedules.Timetable(schedules.ConstantSparsity(relative.sparsity, 0), None)
         return None
 
-    def _check(self, timetable: schedules.Timetable) -> None:
+    def _check(self, timetable: schedules.Timetable | ThresholdTimes) -> None:
         """Refuse, before the first step, a schedule that cannot end within the training."""
         if self._end is None or self.several_fits:
             return
@@ -210,7 +225,8 @@ class Prune(_Configured):
             if epoch:
                 self._go_on(epoch)
             if self._stepper is not None:
-                self._stepper.step = self.step  # exchanges of weights before this fit are past
+                if self.step:
+                    self._stepper.step = self.step  # exchanges of weights before this fit are past
                 self._stepper.move_to(self.step)
         self._epoch_start = self.step
 

@@ -14,8 +14,9 @@ import tensorflow as tf
 from keras_aeprune import criteria, schedules
 from keras_aeprune._layers import Weight, is_built, kernels_of, walk, weights
 from keras_aeprune._validation import InputError, refuse, shown
+from keras_aeprune.criteria.scoring import single_kernel
 from keras_aeprune.sparsity import allocation, patterns
-from keras_aeprune.sparsity.pruner import MaskConstraint
+from keras_aeprune.sparsity.constraints import MaskConstraint
 
 __all__ = ["PruneLowMagnitude", "ScheduledMask", "attach", "attached", "collect_prunable_layers"]
 
@@ -96,7 +97,7 @@ class _Rule:
                 "the length of the training (the callback Prune does)"
             )
         self.pattern = patterns.get(pattern)
-        self.criterion = criteria.get(criterion)
+        self.criterion = single_kernel(criterion)
         end = getattr(self.schedule, "end_step", -1)
         self.end = int(end) if end is not None and end >= 0 else None
         self.final = getattr(self.schedule, "final_sparsity", getattr(self.schedule, "target_sparsity", None))
@@ -192,7 +193,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         block_size: (height, width) of the blocks that are pruned together, (1, 1) for single weights.
         block_pooling_type: "AVG" or "MAX": how a block's scores become one.
         sparsity_m_by_n: (m, n): m zeros in every n consecutive weights; None for none.
-        criterion: which weights go first, a name or instance from `keras_aeprune.criteria`.
+        criterion: which weights go first: one that looks at a kernel by itself, as "magnitude" does.
         **kwargs: for the Keras layer.
 
     Raises:

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_aeprune import criteria, schedules
+from keras_aeprune import calibration, criteria, schedules
 from keras_aeprune._layers import Weight, weights
 from keras_aeprune._validation import InputError, keras_model, one_of
+from keras_aeprune.criteria.scoring import evidence, measured
 from keras_aeprune.sparsity import allocation as allocations
 from keras_aeprune.sparsity import patterns
 from keras_aeprune.sparsity import regrowth as regrowths
+from keras_aeprune.sparsity.constraints import MaskConstraint, release
+from keras_aeprune.sparsity.ranking import masked_last
 from keras_aeprune.sparsity.selection import choose
 from keras_aeprune.sparsity.stepper import Stepper
 from keras_aeprune.sparsity.table import SparsityRow, SparsityTable, remember
+from keras_aeprune.sparsity.threshold import Threshold, ThresholdSteps, ThresholdTimes
 
 __all__ = ["MaskConstraint", "Pruner", "release"]
-
-
-class MaskConstraint(keras.constraints.Constraint):
-    """A variable's constraint that sets masked weights to zero, after the constraint the user had.
-
-    Keras' optimizers apply it inside the compiled train step, right after the update. It lives on the
-    variable and not in the layer's configuration, so a saved model knows nothing of it.
-
-    Args:
-        mask: boolean variable of the weight's shape, True where the weight is kept.
-        inner: the constraint that was there before, or None.
-    """
-
-    def __init__(self, mask: Any, inner: Any = None):
-        self.mask = mask
-        self.inner = inner
-
-    def __call__(self, w: Any) -> Any:
-        w = tf.convert_to_tensor(w if self.inner is None else self.inner(w))
-        return tf.where(tf.convert_to_tensor(self.mask), w, tf.zeros((), w.dtype))
 
 
 @dataclass
@@ -54,6 +37,7 @@ class _Target:
     free: np.ndarray  # False where a zero was found at the start; those stay
     floor: int = 0  # groups of the pattern that are zero for that reason
     asked: float | None = None
+    note: str = ""
 
 
 class Pruner:
@@ -65,7 +49,7 @@ class Pruner:
 
     Args:
         model: a built Keras model.
-        schedule: a `PruningSchedule`, for `step`; None if only `update` is called.
+        schedule: a `PruningSchedule` or `Threshold`, for `step`; None if only `update` is called.
         total_steps: the step at which the training ends; needed for relative schedules.
         criterion: a name or instance from `keras_aeprune.criteria`.
         allocation: which kernels share the zeros: "uniform", "global", "erk", a dict of fractions by layer, or
@@ -78,10 +62,13 @@ class Pruner:
         exclude: layer names, paths or patterns to leave alone.
         on_unsupported: "skip" lists what cannot be pruned with the reason, "raise" refuses the model.
         regrowth: "set" or an instance from `keras_aeprune.sparsity.regrowth`; None for none.
+        data: calibration samples for criteria that look at more than weights: x of shape (n, ...), (x, y), or
+            what else `calibration.get` takes; all of them are used at every update of the masks.
+        loss: a Keras loss by name, instance or function for such criteria; None for the compiled one.
 
     Raises:
-        InputError: for a pattern that fits no layer, limits that leave no room, or a model in which nothing
-            can be pruned.
+        InputError: for a pattern that fits no layer, limits that leave no room, a model in which nothing
+            can be pruned, or a criterion that needs data and has none.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="hidden")])
@@ -105,9 +92,14 @@ class Pruner:
         exclude: str | Iterable[str] | None = None,
         on_unsupported: str = "skip",
         regrowth: Any = None,
+        data: Any = None,
+        loss: Any = None,
     ):
         self.model = keras_model(model)
         self.criterion = criteria.get(criterion)
+        self.data = calibration.get(data) if data is not None and self._looks_beyond_weights() else None
+        self.loss = loss
+        evidence(self.criterion, model, (), self.data)  # refused here if it needs data, not in the training
         self.allocation = allocations.get(allocation)
         self.pattern = patterns.get(pattern)
         self.regrowth = None if regrowth is None else regrowths.get(regrowth)
@@ -146,17 +138,29 @@ class Pruner:
             self.retraced = True
         return _Target(weight, constraint, free, free, floor)
 
-    def _follow(self, schedule: Any, total_steps: int | None) -> Stepper:
-        schedule = schedules.get(schedule)
+    def _looks_beyond_weights(self) -> bool:
+        return self.criterion.needs != "weights" or self.criterion.needs_data
+
+    def _follow(self, schedule: Any, total_steps: int | None) -> Stepper | ThresholdSteps:
+        schedule = schedule if isinstance(schedule, Threshold) else schedules.get(schedule)
         if isinstance(schedule, schedules.Relative):
             if total_steps is None:
                 raise InputError("total_steps: got None, allowed: a whole number, since the schedule is relative")
             schedule = schedule.resolve(total_steps)
-        timetable = schedules.Timetable(schedule, total_steps)
-        self.check(timetable)
-        stepper = Stepper(self, timetable, total_steps, regrowth=self.regrowth)
+        known = isinstance(schedule, Threshold)
+        timetable = ThresholdTimes(schedule) if known else schedules.Timetable(schedule, total_steps)
+        stepper = self.stepper(timetable, total_steps)
         stepper.move_to(0)
         return stepper
+
+    def stepper(
+        self, timetable: schedules.Timetable | ThresholdTimes, total_steps: int | None
+    ) -> Stepper | ThresholdSteps:
+        """What brings the masks, step by step, to what a timetable asks for; checked first."""
+        self.check(timetable)
+        if isinstance(timetable, ThresholdTimes):
+            return ThresholdSteps(self, timetable)
+        return Stepper(self, timetable, total_steps, regrowth=self.regrowth)
 
     def step(self) -> None:
         """Count one optimizer update and apply what the schedule asks for; for a training loop of one's own.
@@ -179,11 +183,20 @@ class Pruner:
         """Whether the schedule's final sparsity has been applied."""
         return self._stepper is not None and self._stepper.at_target
 
-    def check(self, timetable: schedules.Timetable) -> None:
-        """Refuse, before training, a final sparsity that limits and pattern rule out."""
-        if len(timetable.values) and timetable.final is not None:
+    def check(self, timetable: schedules.Timetable | ThresholdTimes) -> None:
+        """Refuse, before training, what limits and pattern rule out, and a criterion that cannot be measured."""
+        if isinstance(timetable, ThresholdTimes):
+            if not self._plain() or self.regrowth is not None:
+                raise InputError(
+                    f"schedule: got {timetable.schedule!r} with allocation {self.allocation!r}, pattern "
+                    f"{self.pattern}, limits {self._limits or self._ends} and regrowth {self.regrowth!r}, allowed "
+                    "with a threshold: 'uniform', 'unstructured', None and None"
+                )
+            if self._looks_beyond_weights():
+                self._scores(self._kernels())
+        elif len(timetable.values) and timetable.final is not None:
             self.final = float(timetable.values.max())
-            if not self._plain():
+            if not self._plain() or self._looks_beyond_weights():
                 self._masks(self._kernels(), self.final)
 
     def _plain(self) -> bool:
@@ -216,6 +229,25 @@ class Pruner:
             asked = [_zero_fraction(mask) for mask in masks]
         for target, value in zip(self.targets, asked, strict=True):
             target.asked = float(value)
+
+    def cut(self, threshold: Threshold) -> None:
+        """Mask what scores below a threshold; what is masked stays so, and each kernel keeps one weight.
+
+        Args:
+            threshold: the rule.
+
+        Raises:
+            InputError: if the weights or scores hold NaN or infinite values.
+        """
+        kernels = self._kernels()
+        masks = []
+        for target, kernel, scores in zip(self.targets, kernels, self._scores(kernels), strict=True):
+            mask = threshold.mask(scores, target.mask) if kernel.any() else target.mask  # else: not trained yet
+            alone = not mask.all() and np.count_nonzero(mask) == 1
+            target.note = "one weight stays; the threshold is above the others" if alone else ""
+            target.asked = _zero_fraction(mask)
+            masks.append(mask)
+        self._set_all(kernels, masks)
 
     def exchange(self, step: int, total: int | None) -> None:
         """Drop and regrow weights as the regrowth rule says; the number kept does not change."""
@@ -252,11 +284,17 @@ class Pruner:
     def _kernels(self) -> list[np.ndarray]:
         return [keras.ops.convert_to_numpy(t.weight.variable) for t in self.targets]
 
+    def _scores(self, kernels: list[np.ndarray]) -> list[np.ndarray]:
+        values = [kernel.astype(np.float32, copy=False) for kernel in kernels]
+        chosen = [t.weight for t in self.targets]
+        seen = evidence(self.criterion, self.model, chosen, self.data, self.loss, kernels=values)
+        return masked_last(self.criterion, measured(self.criterion, seen), [t.mask for t in self.targets])
+
     def _masks(self, kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
-        groups = []
-        for kernel, t in zip(kernels, self.targets, strict=True):
-            scores = self.criterion.scores(kernel.astype(np.float32, copy=False), t.weight.path)
-            groups.append(self.pattern.groups(scores, t.weight.kernel, t.weight.path))
+        groups = [
+            self.pattern.groups(scores, t.weight.kernel, t.weight.path)
+            for scores, t in zip(self._scores(kernels), self.targets, strict=True)
+        ]
         masks = allocations.allocate(
             groups,
             sparsity,
@@ -322,7 +360,7 @@ class Pruner:
     def table(self) -> SparsityTable:
         """Asked and reached sparsity of every kernel, and what was skipped with the reason."""
         rows = [
-            SparsityRow.measured(t.weight.path, kernel, t.asked, str(self.pattern))
+            replace(SparsityRow.measured(t.weight.path, kernel, t.asked, str(self.pattern)), reason=t.note)
             for t, kernel in zip(self.targets, self._kernels(), strict=True)
         ]
         rows += [
@@ -335,32 +373,3 @@ class Pruner:
 
 def _zero_fraction(mask: np.ndarray) -> float:
     return 1.0 - int(np.count_nonzero(mask)) / mask.size if mask.size else 0.0
-
-
-def release(model: keras.Model) -> int:
-    """Take all masks off a model, so that its zeros may train again.
-
-    The weights stay as they are, zeros included; constraints that the user had are put back.
-
-    Args:
-        model: a Keras model that was pruned in this process.
-
-    Returns:
-        How many kernels were released.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
-        >>> Pruner(model).update(0.5)
-        >>> release(model), release(model)
-        (1, 0)
-    """
-    held = [
-        weight.variable
-        for weight in weights(keras_model(model))
-        if isinstance(getattr(weight.variable, "constraint", None), MaskConstraint)
-    ]
-    for variable in held:
-        variable.constraint = variable.constraint.inner
-    if held and getattr(model, "train_function", None) is not None:
-        model.make_train_function(force=True)
-    return len(held)

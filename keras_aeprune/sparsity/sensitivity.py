@@ -15,12 +15,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_aeprune import _plots, criteria
+from keras_aeprune import _plots, calibration, criteria
 from keras_aeprune._files import write_json
 from keras_aeprune._layers import Weight, weights
 from keras_aeprune._plots import INK, MUTED, colour, styled
 from keras_aeprune._validation import InputError, fraction, keras_model, refuse, shown
+from keras_aeprune.criteria.scoring import evidence, measured
 from keras_aeprune.sparsity.masks import count_zeros, keep_top
+from keras_aeprune.sparsity.ranking import masked_last
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,7 +185,8 @@ def sensitivity_map(
         data: the input x, an array or a structure of arrays, for a model that reproduces it; or the tuple
             (x, y).
         sparsities: fractions of a kernel's weights set to zero, each 0 < s < 1.
-        criterion: which weights go first, a name or instance from `keras_aeprune.criteria`.
+        criterion: which weights go first, a name or instance from `keras_aeprune.criteria`; one that looks at
+            more than weights is shown the same data and loss.
         loss: a Keras loss by name, instance or function; None for the compiled one, or, in a model that is
             not compiled and whose output has the input's shape, "mse".
         path: JSON file that is written after every measurement; measurements that it holds are not repeated.
@@ -227,17 +230,21 @@ def sensitivity_map(
         raise InputError(f"path: {str(path)!r} is of a model with loss {known.dense_loss:g}, not {dense:g}")
     dense = dense if known is None else known.dense_loss
     before = {} if known is None else {row.path: dict(row.losses) for row in known.rows}
-    measured = {w.path: before.get(w.path, {}) for w in found if _can(w)}
+    losses = {w.path: before.get(w.path, {}) for w in found if _can(w)}
     skipped = {w.path: w.reason or "empty" for w in found if not _can(w)}
     shapes = {w.path: tuple(map(int, w.variable.shape)) for w in found if _can(w)}
 
     def result() -> SensitivityMap:
-        rows = (SensitivityRow(p, shapes[p], dict(sorted(v.items()))) for p, v in measured.items())
+        rows = (SensitivityRow(p, shapes[p], dict(sorted(v.items()))) for p, v in losses.items())
         return SensitivityMap(name, dense, identity["criterion"], tuple(rows), skipped)
 
-    due = [(w, s) for w in found if _can(w) for s in levels if s not in measured[w.path]]
+    due = [(w, s) for w in found if _can(w) for s in levels if s not in losses[w.path]]
+    chosen_loss = "mse" if loss is None and name != "compiled loss" else loss
+    scores = _scores(model, [w for w in found if _can(w)], chosen, data, chosen_loss) if due else {}
     for number, (weight, s) in enumerate(due, 1):
-        measured[weight.path][s] = _finite(_pruned(weight, s, chosen, evaluate), f"{weight.path} at {s:g}")
+        losses[weight.path][s] = _finite(
+            _pruned(weight, s, scores[weight.path], evaluate), f"{weight.path} at {s:g}"
+        )
         if path is not None:
             write_json(path, {**result().to_dict(), **identity})
         say(f"sensitivity: {number}/{len(due)}  {weight.path} at {s:g}", number == len(due))
@@ -248,10 +255,19 @@ def _can(weight: Weight) -> bool:
     return not weight.reason and weight.kernel is not None and int(np.prod(weight.variable.shape)) > 0
 
 
-def _pruned(weight: Weight, s: float, criterion: Any, evaluate: Callable[[], float]) -> float:
+def _scores(
+    model: keras.Model, chosen: list[Weight], criterion: Any, data: Any, loss: Any
+) -> dict[str, np.ndarray]:
+    """The scores of all kernels as they are, once: every measurement puts its kernel back."""
+    seen = evidence(criterion, model, chosen, calibration.get(data) if criterion.needs_data else None, loss)
+    kept = [kernel != 0 for kernel in seen.kernels]
+    found = masked_last(criterion, measured(criterion, seen), kept)
+    return {weight.path: array for weight, array in zip(chosen, found, strict=True)}
+
+
+def _pruned(weight: Weight, s: float, scores: np.ndarray, evaluate: Callable[[], float]) -> float:
     """The loss with one kernel at one sparsity; the kernel is put back whatever happens."""
     kernel = np.array(keras.ops.convert_to_numpy(weight.variable))
-    scores = criterion.scores(kernel.astype(np.float32), weight.path)
     mask = keep_top(scores, kernel.size - count_zeros(kernel.size, s))
     try:
         weight.variable.assign(np.where(mask, kernel, kernel.dtype.type(0)))

@@ -10,8 +10,8 @@ import keras
 from keras_aeprune import schedules
 from keras_aeprune._graph import is_graph
 from keras_aeprune._validation import InputError, WrongKerasError, keras_model
+from keras_aeprune.sparsity.constraints import release
 from keras_aeprune.sparsity.layers import PruneLowMagnitude, attach, attached, has_kernels, supported
-from keras_aeprune.sparsity.pruner import release
 
 __all__ = ["prune_low_magnitude", "prune_scope", "strip_pruning", "warn_if_missed"]
 
@@ -57,7 +57,7 @@ def prune_low_magnitude(
         block_pooling_type: "AVG" or "MAX".
         pruning_policy: a `PruningPolicy` that says which layers to wrap; None wraps all.
         sparsity_m_by_n: (m, n): m zeros in every n consecutive weights along the inputs.
-        criterion: which weights go first, a name or instance from `keras_aeprune.criteria`.
+        criterion: which weights go first: one that looks at a kernel by itself, as "magnitude" does.
         **kwargs: for the wrapper, if `to_prune` is a layer.
 
     Returns:

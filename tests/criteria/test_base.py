@@ -8,8 +8,8 @@ from keras_aeprune.criteria.base import _registry
 NAMES = sorted(_registry.names())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_criterion_scores_in_the_kernels_shape_with_finite_numbers(name):
+@pytest.mark.parametrize("name", ["magnitude", "random", "weight_entropy"])
+def test_criteria_of_weights_alone_score_in_the_kernels_shape_with_finite_numbers(name):
     kernel = np.random.default_rng(0).normal(size=(3, 2, 5)).astype("float32")
     scores = criteria.get(name).scores(kernel, "layer/kernel")
     assert scores.shape == kernel.shape
@@ -25,5 +25,5 @@ def test_every_criterion_comes_back_from_its_config(name):
 
 
 def test_an_unknown_name_says_which_there_are_and_how_to_add_one():
-    with pytest.raises(InputError, match=r"criterion: got 'fisherr', allowed: magnitude, random, .*register"):
+    with pytest.raises(InputError, match=r"criterion: got 'fisherr', allowed: .*magnitude, .*random, .*register"):
         criteria.get("fisherr")
