@@ -49,6 +49,8 @@ def splits(name, seed):
     """(normal training samples, test samples, anomaly?) of a set, scaled on the training samples."""
     import numpy as np
 
+    from keras_aeprune.datasets.scaling import fit
+
     if name == "ecg5000":
         found = real(name)
         return found["x_train"][found["y_train"] == 1], found["x_test"], found["y_test"] != 1
@@ -57,8 +59,8 @@ def splits(name, seed):
     normal = np.random.default_rng(seed).permutation(np.flatnonzero(~y))
     chosen = np.zeros(len(x), bool)
     chosen[normal[: len(normal) // 2]] = True
-    mean, deviation = x[chosen].mean(0), x[chosen].std(0)
-    x = ((x - mean) / np.where(deviation > 0, deviation, 1)).astype("float32")
+    scaling, _ = fit(x, np.flatnonzero(chosen), "standard")
+    x = scaling.apply(x)
     return x[chosen], x[~chosen], y[~chosen]
 
 
