@@ -42,7 +42,7 @@ def train(settings, quick):
     model = models.variational((784,), settings["code"], hidden_units=settings["hidden_units"], activation="tanh")
     model.compile(decaying_adam(settings["rate"], epochs, len(x), settings["batch"]), "binary_crossentropy")
     began = time.perf_counter()
-    model.fit(batches(x, settings["batch"], 0), epochs=epochs, verbose=0)
+    model.fit(batches(x, settings["batch"], 0), epochs=epochs, shuffle=False, verbose=0)
     seconds = time.perf_counter() - began
     binary = models.binarise(test, seed=0)
     scores = model.evaluate(binary, binary, batch_size=500, verbose=0, return_dict=True)

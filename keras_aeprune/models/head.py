@@ -100,11 +100,11 @@ def encoder_copy(model: Any, name: str) -> keras.Model:
     A model of the user's own class is put into a functional one, because Keras does not save its name.
     """
     part = encoder_part(model)
-    if isinstance(part, keras.Model) and _graph.is_graph(part) and len(part.outputs) == 1:
-        return copied(part, name)
-    part = copied(part)
-    entrance = entrance_of(part)
-    return keras.Model(entrance, code_of(part(entrance)), name=name)
+    if not isinstance(part, keras.Model) or not _graph.is_graph(part) or not part.built or len(part.outputs) > 1:
+        part = copied(part)
+        entrance = entrance_of(part)
+        return keras.Model(entrance, code_of(part(entrance)), name=name)
+    return copied(part, name)
 
 
 def encoder_part(model: Any) -> keras.Layer:

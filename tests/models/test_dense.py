@@ -13,6 +13,7 @@ import pytest
 from keras_aeprune._validation import InputError
 from keras_aeprune.datasets import load as load_data
 from keras_aeprune.models import PCA, default_sizes, dense
+from keras_aeprune.models.files import load
 
 
 @pytest.mark.parametrize(
@@ -177,3 +178,25 @@ def test_bad_arguments_are_refused_in_one_line(arguments, words):
 def test_sizes_for_no_data_are_refused(features):
     with pytest.raises(InputError, match="features"):
         default_sizes(features)
+
+
+def test_the_anomaly_detector_of_mlperf_tiny_is_one_call(real_data):
+    published = load(real_data / "models" / "mlperf_tiny_ad01.h5")
+    model = dense(
+        (640,),
+        8,
+        hidden_units=(128,) * 4,
+        code_activation="relu",
+        output_activation="linear",
+        batch_normalization=True,
+    )
+    assert model.count_params() == published.count_params() == 269_992
+    pieces = [layer for half in (model.encoder, model.decoder) for layer in half.layers if layer.weights]
+    theirs = [layer for layer in published.layers if layer.weights]
+    assert [type(layer) for layer in pieces] == [type(layer) for layer in theirs]
+    for ours, other in zip(pieces, theirs, strict=True):
+        ours.set_weights(other.get_weights())
+    x = np.random.default_rng(0).random((4, 640)).astype("float32")
+    with np.load(real_data / "models" / "golden_outputs.npz", allow_pickle=False) as golden:
+        expected = golden["mlperf_tiny_ad01.h5"]
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-4)
