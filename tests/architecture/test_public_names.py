@@ -7,8 +7,8 @@ import pytest
 import keras_aeprune as kap
 
 SIGNATURES = {
-    "Prune": "schedule, *, criterion, allocation, pattern, limits, include, exclude, on_unsupported, "
-    "regrowth, state, several_fits",
+    "Prune": "schedule, *, criterion, allocation, pattern, limits, include, exclude, "
+    "on_unsupported, regrowth, state, several_fits, data, loss",
     "KeepSparse": "include, exclude",
     "sparsity_table": "model",
     "compress": "data, out, *, key, sparsity, encoding_dim, hidden_units, epochs, seed, max_time, progress",
@@ -56,8 +56,8 @@ SIGNATURES = {
     "regularizers.ActivityL1": "rate",
     "regularizers.ActivityKL": "rate, target",
     "sparsity.KeepSparse": "include, exclude",
-    "sparsity.Pruner": "model, schedule, *, total_steps, criterion, allocation, pattern, limits, include, "
-    "exclude, on_unsupported, regrowth",
+    "sparsity.Pruner": "model, schedule, *, total_steps, criterion, allocation, pattern, limits, "
+    "include, exclude, on_unsupported, regrowth, data, loss",
     "sparsity.release": "model",
     "sparsity.sensitivity_map": "model, data, *, sparsities, criterion, loss, path, progress",
     "sparsity.prune_low_magnitude": "to_prune, pruning_schedule, block_size, block_pooling_type, pruning_policy, "
@@ -72,6 +72,24 @@ SIGNATURES = {
     "schedules.ConstantSparsity": "target_sparsity, begin_step, end_step, frequency",
     "export.tflite": "model, path, *, quantize, data, seed",
     "datasets.load": "data, *, key, seed, scale, validation, test",
+    "criteria.scores": "model, criterion, data, *, loss, include, samples, seed",
+    "criteria.unit_scores": "model, criterion, data, *, loss, reduction, include, samples, seed",
+    "criteria.register": "name, *, needs",
+    "criteria.layer_entropies": "model, data, *, form, layers, batch_size",
+    "calibration.get": "data, *, samples, seed, balanced",
+    "calibration.mixed": "real, generated, fraction_generated, *, samples, seed",
+    "calibration.train_generator": "x, *, encoding_dim, epochs, seed, kind",
+    "calibration.generate": "generator, n, *, real, seed",
+    "sparsity.Threshold": "threshold, *, begin_step, end_step, frequency, relative",
+    "sparsity.iterative": "model, data, *, target, rounds, sparsities, epochs, dense_epochs, validation, "
+    "limit, criterion, allocation, pattern, pruning, rewind, train, directory, seed, "
+    "callbacks, progress, **fit",
+    "sparsity.entropy_allocation": "model, data",
+    "search.choose_criterion": "model, data, sparsity, *, validation, criteria, allocations, epochs, seed, "
+    "pruning, **fit",
+    "regularizers.WeightPenalty": "l1, lp, p",
+    "regularizers.WeightEntropy": "rate, maximize, *, bins",
+    "regularizers.ActivationEntropy": "rate, minimize, *, bins",
 }
 
 
