@@ -29,7 +29,7 @@ NAMES = (
     "few_labels",
     "replacement",
 )
-HEADLINES = ("overhead", "main_job", "against_tfmot", "reconstruction", "anomalies", "few_labels")
+HEADLINES = ("main_job", "against_tfmot", "reconstruction", "few_labels")
 
 
 def main() -> int:
