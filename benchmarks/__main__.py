@@ -31,7 +31,7 @@ NAMES = (
     "fisher_time",
     "woodfisher",
 )
-HEADLINES = ("overhead", "main_job", "against_tfmot", "reconstruction", "anomalies", "few_labels")
+HEADLINES = ("main_job", "against_tfmot", "reconstruction", "few_labels")
 
 
 def main() -> int:
