@@ -106,13 +106,13 @@ def output_for(data: Any, *, loss: str = "auto") -> Output:
     if len(x) < _FEW:
         return Output(activation, "mse", f"{why}; {len(x)} samples are too few to judge tails")
     far, share = _far(x)
-    if share <= _MUCH:
-        return Output(activation, "mse", f"{why}; no heavy tails")
     tails = (
         f"{far:.2g} of them are further than {_FAR} deviations from their feature's median and make {share:.2g} "
         f"of the squared error (limit {_MUCH})"
     )
-    return Output(activation, "huber", f"{why}; heavy tails, {tails}")
+    if share > _MUCH:
+        return Output(activation, "huber", f"{why}; heavy tails, {tails}")
+    return Output(activation, "mse", f"{why}; no heavy tails, {tails}")
 
 
 @dataclass(frozen=True)
