@@ -91,7 +91,11 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(tmp_path):
         ((model, (X, Y), out), {"include": ["c"]}, "include: got 'c', which fits no layer"),
         ((model, (X, Y), out), {"sparsity": 1.0}, "sparsity: got 1.0"),
         ((model, (X, Y), out), {"epochs": 0}, "epochs: got 0"),
-        ((model, (X, Y), out), {"allocation": "all"}, "allocation: got 'all', allowed: by_layer, erk, global"),
+        (
+            (model, (X, Y), out),
+            {"allocation": "all"},
+            "allocation: got 'all', allowed: by_layer, entropy, erk, global",
+        ),
         ((model, (X, Y), out), {"learning_rate": 0.0}, "learning_rate: got 0.0"),
         ((tmp_path / "none.keras", (X, Y), out), {}, "none.keras"),
     ]

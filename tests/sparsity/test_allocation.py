@@ -309,7 +309,7 @@ def test_errors_that_cannot_be_used_are_refused(errors):
 
 
 def test_unknown_name_lists_the_known_ones():
-    known = "by_layer, erk, global, sensitivity, uniform"
+    known = "by_layer, entropy, erk, global, sensitivity, uniform"
     with pytest.raises(InputError, match=f"allocation: got 'erk2', allowed: {known}"):
         allocation.get("erk2")
 
