@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from keras import layers as kl
 
 from keras_aeprune._validation import InputError, shown
 
-__all__ = ["Kernel", "Weight", "is_built", "kernels_of", "register", "walk", "weights"]
+__all__ = ["Kernel", "Weight", "fits", "is_built", "kernels_of", "register", "walk", "weights"]
 
 
 @dataclass(frozen=True)
@@ -209,3 +210,15 @@ def _obstacle(layer: kl.Layer, variable: Any) -> str:
     if not variable.trainable or not layer.trainable:
         return "frozen (trainable=False)"
     return ""
+
+
+def fits(path: str, pattern: str) -> bool:
+    """Whether a name, a path from the model down or a pattern with * fits a kernel's path.
+
+    Example:
+        >>> [fits("encoder/code/kernel", p) for p in ("code", "encoder", "encoder/*", "cod", "kernel")]
+        [True, True, True, False, False]
+    """
+    parts = path.split("/")
+    heads = {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return any(fnmatch.fnmatchcase(text, pattern) for text in {*parts[:-1], *heads})

@@ -144,3 +144,17 @@ def test_a_model_without_weights_is_refused():
 def test_only_layer_classes_can_be_registered():
     with pytest.raises(InputError, match=r"allowed: a keras\.layers\.Layer subclass"):
         _layers.register("Dense", "kernel")
+
+
+@pytest.mark.parametrize(
+    ("path", "fitting"),
+    [
+        ("encoder/code/kernel", {"code", "encoder", "encoder/*", "*"}),
+        ("code/kernel", {"code", "*"}),
+        ("kernel", {"kernel", "*"}),
+        ("a/b/c/recurrent_kernel", {"*", "a/b", "?/b*", "a/b/c/recurrent_kernel"}),
+    ],
+)
+def test_names_paths_and_patterns_fit_layers_and_whole_paths(path, fitting):
+    names = ["code", "encoder", "encoder/*", "cod", "kernel", "*", "a/b", "b/c", "?/b*", "a/b/c/recurrent_kernel"]
+    assert {name for name in names if _layers.fits(path, name)} == fitting

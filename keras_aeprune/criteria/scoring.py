@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_aeprune import calibration
-from keras_aeprune._layers import Weight, weights
+from keras_aeprune._layers import Weight, fits, weights
 from keras_aeprune._validation import InputError, keras_model, one_of, refuse, shown
 from keras_aeprune.criteria.base import Criterion, Evidence, get
 
@@ -331,15 +330,3 @@ def _shown(
 def _frozen(weight: Weight) -> bool:
     """Whether being frozen is all that speaks against pruning a kernel: it still can be scored."""
     return weight.reason.startswith("frozen")
-
-
-def fits(path: str, pattern: str) -> bool:
-    """Whether a name, a path from the model down or a pattern with * fits a kernel's path.
-
-    Example:
-        >>> [fits("encoder/code/kernel", p) for p in ("code", "encoder", "encoder/*", "cod", "kernel")]
-        [True, True, True, False, False]
-    """
-    parts = path.split("/")
-    heads = {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
-    return any(fnmatch.fnmatchcase(text, pattern) for text in {*parts[:-1], *heads})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_aeprune._layers import Kernel
+from keras_aeprune._layers import Kernel, fits
 from keras_aeprune._registry import Registry
 from keras_aeprune._validation import InputError, fraction, refuse, shown
 from keras_aeprune.sparsity.masks import count_zeros, keep_top_together, lower_hull, share, whole
@@ -151,18 +150,6 @@ def allocate(
     bounds = _bounds(groups, s, s / last if last else 1.0, _wanted(groups, method, limits, ends), floors)
     keep = method.keep(groups, bounds)
     return [g.spread(kept) for g, kept in zip(groups, keep, strict=True)]
-
-
-def fits(path: str, pattern: str) -> bool:
-    """Whether a name, a path from the model down or a pattern with * fits a kernel's path.
-
-    Example:
-        >>> [fits("encoder/code/kernel", p) for p in ("code", "encoder", "encoder/*", "cod", "kernel")]
-        [True, True, True, False, False]
-    """
-    parts = path.split("/")
-    heads = {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
-    return any(fnmatch.fnmatchcase(text, pattern) for text in {*parts[:-1], *heads})
 
 
 def _range(name: str, pattern: str, value: Any, *, single: bool) -> tuple[float, float]:

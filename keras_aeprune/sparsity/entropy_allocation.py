@@ -11,11 +11,11 @@ import keras
 import numpy as np
 
 from keras_aeprune import calibration
-from keras_aeprune._layers import weights
+from keras_aeprune._layers import fits, weights
 from keras_aeprune._validation import InputError, keras_model, refuse
 from keras_aeprune.criteria.base import Evidence
 from keras_aeprune.criteria.entropy import mean_of_changing, state_entropies
-from keras_aeprune.sparsity.allocation import Allocation, Bounds, fits, register
+from keras_aeprune.sparsity.allocation import Allocation, Bounds, register
 from keras_aeprune.sparsity.patterns import Groups
 
 __all__ = ["EntropyAllocation", "entropy_allocation"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from keras_aeprune._layers import Weight, weights
+from keras_aeprune._layers import Weight, fits, weights
 from keras_aeprune._validation import InputError, shown
-from keras_aeprune.sparsity.allocation import fits
 from keras_aeprune.sparsity.patterns import Pattern
 
 __all__ = ["choose"]

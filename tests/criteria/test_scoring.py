@@ -6,8 +6,7 @@ from keras import layers as kl
 from keras_aeprune._layers import weights
 from keras_aeprune._validation import InputError
 from keras_aeprune.criteria.base import Criterion, Evidence
-from keras_aeprune.criteria.scoring import evidence, fits, measured, scores, single_kernel, unit_scores
-from keras_aeprune.sparsity import allocation
+from keras_aeprune.criteria.scoring import evidence, measured, scores, single_kernel, unit_scores
 
 
 class Fixed(Criterion):
@@ -60,12 +59,6 @@ def test_include_takes_names_paths_and_patterns_and_refuses_what_fits_nothing():
         assert list(scores(model, include=name)) == ["encoder/code/kernel"]
     with pytest.raises(InputError, match=r"include: got 'hidden', allowed: .*encoder/code/kernel"):
         scores(model, include="hidden")
-
-
-def test_fits_is_what_prune_means_by_a_name():
-    paths = ["encoder/code/kernel", "code/kernel", "kernel", "a/b/c/recurrent_kernel"]
-    names = ["code", "encoder", "encoder/*", "cod", "kernel", "*", "a/b", "b/c", "?/b*", "a/b/c/recurrent_kernel"]
-    assert [[fits(p, n) for n in names] for p in paths] == [[allocation.fits(p, n) for n in names] for p in paths]
 
 
 def test_frozen_kernels_are_scored_and_unknown_layers_are_named():
