@@ -1,18 +1,22 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and fingerprints of arrays."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_aeprune._validation import InputError
 
 PREFIX = ".unfinished-"
+_CHUNK_BYTES = 2**24
 
 
 @contextmanager
@@ -69,3 +73,35 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process left half-written in `folder`."""
     for path in folder.glob(f"{PREFIX}*"):
         path.unlink(missing_ok=True)
+
+
+def fingerprint(arrays: Iterable[np.ndarray | None]) -> str:
+    """sha256 (hex) of arrays with their types and shapes; None has its own mark.
+
+    Example:
+        >>> fingerprint([np.zeros(2)]) == fingerprint([np.zeros(3)])
+        False
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest_array(digest, array)
+    return digest.hexdigest()
+
+
+def digest_array(digest: Any, array: np.ndarray | None) -> None:
+    """Add type, shape and values of one array to a hashlib digest, without a copy of more than some MB."""
+    if array is None:
+        digest.update(b"none;")
+        return
+    digest.update(f"{array.dtype.str}{array.shape};".encode())
+    if array.ndim == 0 or array.flags.c_contiguous:
+        digest.update(_octets(array))
+        return
+    step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        digest.update(_octets(array[start : start + step]))
+
+
+def _octets(array: np.ndarray) -> np.ndarray:
+    """The bytes of an array of any type, half precisions included, which have no buffers of their own."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_aeprune._files import fingerprint
 from keras_aeprune._validation import InputError, fraction, one_of, positive_int, shown
 from keras_aeprune.datasets.checks import check
 from keras_aeprune.datasets.readers import FILE_TYPES, NAMED_SETS, Raw, read_named, read_path
-from keras_aeprune.datasets.scaling import MODES, Scaling, fit, row_chunks
+from keras_aeprune.datasets.scaling import MODES, Scaling, fit
 from keras_aeprune.datasets.tfdata import as_tf, is_tf_dataset, read_tf
 
 if TYPE_CHECKING:
@@ -238,27 +237,6 @@ def split_rows(
 def part_size(part: float, count: int) -> int:
     """round(part * count), at least 1 for a fraction above 0."""
     return max(1, round(part * count)) if part > 0 else 0
-
-
-def fingerprint(arrays: Iterable[np.ndarray | None]) -> str:
-    """sha256 (hex) of arrays with their types and shapes; None has its own mark."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest_array(digest, array)
-    return digest.hexdigest()
-
-
-def digest_array(digest: Any, array: np.ndarray | None) -> None:
-    """Add type, shape and values of one array to a hashlib digest."""
-    if array is None:
-        digest.update(b"none;")
-        return
-    digest.update(f"{array.dtype.str}{array.shape};".encode())
-    if array.ndim == 0 or array.flags.c_contiguous:
-        digest.update(np.ascontiguousarray(array).data)
-        return
-    for _, part in row_chunks(array):
-        digest.update(np.ascontiguousarray(part).data)
 
 
 def _read(data: Any, key: str | None) -> Raw:

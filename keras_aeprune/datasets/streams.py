@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_aeprune._files import digest_array
 from keras_aeprune._validation import InputError, fraction, one_of, positive_int
 from keras_aeprune.datasets.checks import MIN_SAMPLES, Seen, check_kind, check_labels
-from keras_aeprune.datasets.loading import as_array, digest_array, split_rows
+from keras_aeprune.datasets.loading import as_array, split_rows
 from keras_aeprune.datasets.readers import IMAGE_SUFFIXES, find_images, left_out, sorted_files
 from keras_aeprune.datasets.rows import ImageRows, Joined, NpyRows
 from keras_aeprune.datasets.scaling import MODES, Scaling, fit, survey

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_aeprune._files import fingerprint
 from keras_aeprune._validation import InputError, fraction, one_of, positive_int
 from keras_aeprune.datasets.checks import Seen, check_values
-from keras_aeprune.datasets.loading import Dataset, as_array, fingerprint, part_size, split_rows
+from keras_aeprune.datasets.loading import Dataset, as_array, part_size, split_rows
 from keras_aeprune.datasets.readers import read_path
 from keras_aeprune.datasets.rows import Joined
 from keras_aeprune.datasets.scaling import MODES, Scaling, fit, row_chunks, survey

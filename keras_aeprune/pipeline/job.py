@@ -14,13 +14,13 @@ import numpy as np
 
 from keras_aeprune import datasets, export, models, report
 from keras_aeprune._files import writing
+from keras_aeprune._progress import Say, clock, silent, to_stderr
 from keras_aeprune._version import __version__
 from keras_aeprune.datasets import Dataset
 from keras_aeprune.pipeline import settings as _settings
 from keras_aeprune.pipeline.comparison import FORMAT, compare
 from keras_aeprune.pipeline.folder import RunFolder
 from keras_aeprune.pipeline.plan import Cost, after_training, fit_epochs, peak_memory_mb
-from keras_aeprune.pipeline.progress import Say, clock, silent, to_stderr
 from keras_aeprune.pipeline.settings import Settings
 from keras_aeprune.pipeline.training import build, start, train
 

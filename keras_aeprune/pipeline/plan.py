@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from keras_aeprune import datasets
+from keras_aeprune._progress import clock
 from keras_aeprune._validation import BudgetError
 from keras_aeprune.datasets import Dataset
-from keras_aeprune.pipeline.progress import clock
 from keras_aeprune.pipeline.settings import Settings, seconds
 from keras_aeprune.pipeline.training import build
 from keras_aeprune.report.text import size_text

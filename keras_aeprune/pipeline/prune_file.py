@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from keras_aeprune import datasets, models
 from keras_aeprune._files import writable_folder, writing
+from keras_aeprune._progress import silent, to_stderr
 from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, shown
 from keras_aeprune.datasets import Dataset
-from keras_aeprune.pipeline.progress import EpochProgress, silent, to_stderr
+from keras_aeprune.pipeline.progress import EpochProgress
 from keras_aeprune.sparsity import Prune, SparsityTable
 
 __all__ = ["PrunedFile", "prune_file"]

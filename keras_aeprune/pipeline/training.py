@@ -10,8 +10,9 @@ import keras
 import numpy as np
 
 from keras_aeprune import models
+from keras_aeprune._progress import Say
 from keras_aeprune.datasets import Dataset
-from keras_aeprune.pipeline.progress import EpochProgress, Say
+from keras_aeprune.pipeline.progress import EpochProgress
 from keras_aeprune.pipeline.settings import Settings
 from keras_aeprune.sparsity import KeepSparse, Prune, sparsity_table
 

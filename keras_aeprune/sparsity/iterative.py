@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aeprune import criteria, schedules
+from keras_aeprune._files import fingerprint
 from keras_aeprune._validation import InputError, fraction, keras_model, positive_int, refuse, shown
 from keras_aeprune.sparsity import allocation as allocations
 from keras_aeprune.sparsity import patterns
@@ -24,7 +25,6 @@ from keras_aeprune.sparsity.iterative_state import (
     RoundsFolder,
     assign,
     described,
-    fingerprint,
     weights_from,
 )
 from keras_aeprune.sparsity.iterative_table import IterativeResult, Round, judged, limits_of, progress_line

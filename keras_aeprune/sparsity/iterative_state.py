@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +13,13 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
-from keras_aeprune._files import remove_unfinished, writable_folder, write_json, writing
+from keras_aeprune._files import fingerprint, remove_unfinished, writable_folder, write_json, writing
 from keras_aeprune._layers import weights
 from keras_aeprune._validation import InputError, refuse, shown
 from keras_aeprune.sparsity.iterative_table import Round
 from keras_aeprune.sparsity.pruner import MaskConstraint
 
-__all__ = ["EpochWeights", "ModelState", "RoundsFolder", "assign", "described", "fingerprint", "weights_from"]
+__all__ = ["EpochWeights", "ModelState", "RoundsFolder", "assign", "described", "weights_from"]
 
 
 class ModelState:
@@ -116,20 +115,6 @@ def assign(variables: Iterable[Any], values: Iterable[np.ndarray]) -> None:
     """Set each variable to its value."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def fingerprint(arrays: Iterable[np.ndarray]) -> str:
-    """A short text that changes with any number in the arrays.
-
-    Example:
-        >>> fingerprint([np.zeros(2)]) == fingerprint([np.zeros(3)])
-        False
-    """
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def described(value: Any) -> Any:

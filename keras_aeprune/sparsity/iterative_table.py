@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_aeprune._progress import clock
 from keras_aeprune._validation import refuse, shown
 from keras_aeprune.sparsity.table import SparsityRow, SparsityTable
 
@@ -230,15 +231,8 @@ def progress_line(rounds: Sequence[Round], total: int) -> str:
     figures = "  ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
     verdict = "" if last.held else "  limit not held"
     if not last.number:
-        return f"dense: {figures}{verdict}  {_clock(last.seconds)}"
+        return f"dense: {figures}{verdict}  {clock(last.seconds)}"
     mean = sum(r.seconds for r in rounds[1:]) / last.number
-    left = f", {_clock(mean * (total - last.number))} left" if last.held and last.number < total else ""
+    left = f", {clock(mean * (total - last.number))} left" if last.held and last.number < total else ""
     name = f"round {last.number}/{total}: sparsity {last.reached:.4f}"
-    return f"{name}  {figures}{verdict}  {_clock(last.seconds)}{left}"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return (f"{whole // 60} min " if whole >= 60 else "") + f"{whole % 60} s"
+    return f"{name}  {figures}{verdict}  {clock(last.seconds)}{left}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aeprune import _plots, calibration, criteria
-from keras_aeprune._files import write_json
+from keras_aeprune._files import fingerprint, write_json
 from keras_aeprune._layers import Weight, weights
 from keras_aeprune._plots import INK, MUTED, colour, styled
 from keras_aeprune._validation import InputError, fraction, keras_model, refuse, shown
@@ -218,8 +217,8 @@ def sensitivity_map(
     evaluate, name = _evaluator(model, data, loss)
     identity = {
         "format": _FORMAT,
-        "model": _fingerprint((w.name, keras.ops.convert_to_numpy(w)) for w in model.weights),
-        "data": _fingerprint(("", np.asarray(part)) for part in tf.nest.flatten(data)),
+        "model": fingerprint(keras.ops.convert_to_numpy(w) for w in model.weights),
+        "data": fingerprint(np.asarray(part) for part in tf.nest.flatten(data)),
         "loss": name,
         "criterion": {"class_name": type(chosen).__name__, "config": chosen.get_config()},
     }
@@ -337,14 +336,6 @@ def _finite(loss: float, where: str) -> float:
     if not math.isfinite(loss):
         raise InputError(f"{where}: got a loss of {loss}, allowed: a finite one (did the training diverge?)")
     return loss
-
-
-def _fingerprint(parts: Iterator[tuple[str, np.ndarray]]) -> str:
-    digest = hashlib.sha256()
-    for name, array in parts:
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).tobytes() if array.size else b"")
-    return digest.hexdigest()
 
 
 def _read(path: str | Path | None, identity: Mapping[str, Any]) -> SensitivityMap | None:

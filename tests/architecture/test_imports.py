@@ -28,7 +28,7 @@ LEVELS = [
     ["schedules", "regularizers", "datasets"],
     ["_graph"],
     ["_layers", "_registry", "_tfmot", "_plots"],
-    ["_files"],
+    ["_files", "_progress"],
     ["_validation"],
     ["_version"],
 ]

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_aeprune._progress import _Terminal, clock
 from keras_aeprune.pipeline import progress
 
 
@@ -35,7 +36,7 @@ def test_every_epoch_is_a_line_with_losses_zeros_and_the_time_left():
 def test_a_terminal_gets_one_line_that_changes(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    fit(progress._Terminal())
+    fit(_Terminal())
     assert stream.getvalue().count("\n") == 1
     assert stream.getvalue().count("\r\x1b[2K") == 3
 
@@ -43,7 +44,7 @@ def test_a_terminal_gets_one_line_that_changes(monkeypatch):
 def test_a_file_gets_few_whole_lines(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    fit(progress._Terminal(), epochs=20)
+    fit(_Terminal(), epochs=20)
     lines = stream.getvalue().splitlines()
     assert len(lines) <= 2
     assert "epoch 20/20" in lines[-1]
@@ -54,4 +55,4 @@ def test_a_file_gets_few_whole_lines(monkeypatch):
     ("value", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (7260, "2 h 1 min")]
 )
 def test_times_read_as_a_person_says_them(value, text):
-    assert progress.clock(value) == text
+    assert clock(value) == text

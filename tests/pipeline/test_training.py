@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from keras_aeprune import datasets
+from keras_aeprune._progress import silent
 from keras_aeprune.models import PCA
-from keras_aeprune.pipeline.progress import silent
 from keras_aeprune.pipeline.settings import Settings
 from keras_aeprune.pipeline.training import build, train
 
