@@ -30,6 +30,7 @@ NAMES = (
     "replacement",
     "fisher_time",
     "woodfisher",
+    "all_criteria",
 )
 HEADLINES = ("main_job", "against_tfmot", "reconstruction", "few_labels")
 

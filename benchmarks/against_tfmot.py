@@ -22,6 +22,7 @@ from benchmarks.overhead import BATCH, FEATURES, autoencoder
 
 PARTS = Path(__file__).parent / "results" / "against_tfmot.parts"
 PEER = "tfmot"
+SEEN = 2048  # training samples that a criterion looks at
 OURS = ("uniform", "global", "erk")
 FULL = {"samples": 60_000, "dense_epochs": 10, "epochs": 6, "ramp_epochs": 4, "frequency": 100}
 QUICK = {"samples": 1_280, "dense_epochs": 1, "epochs": 3, "ramp_epochs": 2, "frequency": 5}
@@ -83,7 +84,19 @@ def _dense(folder, settings, seed):
         np.savez(path, *model.get_weights())
 
 
-def _ours(settings, weights, data, schedule, allocation):
+def chosen(method, x):
+    """Arguments of `Prune`: "ALLOCATION" for magnitude, or "CRITERION NAME=VALUE ..., ALLOCATION"."""
+    from keras_aeprune import criteria
+
+    *found, allocation = method.split(", ")
+    name, *config = found[0].split() if found else ("magnitude",)
+    config = {key: json.loads(value) for key, value in (pair.split("=") for pair in config)}
+    criterion = criteria.get({"class_name": name, "config": config})
+    data = x[:SEEN] if criterion.needs_data else None
+    return {"criterion": criterion, "allocation": allocation, "data": data}
+
+
+def _ours(settings, weights, x, data, schedule, method):
     import keras
 
     from keras_aeprune import Prune, schedules
@@ -91,12 +104,12 @@ def _ours(settings, weights, data, schedule, allocation):
     model = autoencoder(keras)
     model.set_weights(weights)
     model.compile(keras.optimizers.Adam(1e-3), "mse")
-    prune = Prune(schedules.PolynomialDecay(**schedule), allocation=allocation)
+    prune = Prune(schedules.PolynomialDecay(**schedule), **chosen(method, x))
     model.fit(data, callbacks=[prune], **settings)
     return model.get_weights()
 
 
-def _tfmot(settings, weights, data, schedule, _):
+def _tfmot(settings, weights, _, data, schedule, __):
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 
@@ -135,7 +148,7 @@ def worker(peer, folder, settings, todo):
         }
         fit = {"epochs": settings["epochs"], "steps_per_epoch": steps, "verbose": 0}
         began = time.perf_counter()
-        weights = train(fit, dense, _batches(x, settings["epochs"], seed), schedule, method)
+        weights = train(fit, dense, x, _batches(x, settings["epochs"], seed), schedule, method)
         seconds = time.perf_counter() - began
         kernels = weights[::2]
         result = {
@@ -164,6 +177,7 @@ def _run(folder, settings, runs):
     folder.mkdir(parents=True, exist_ok=True)
     methods = runs.get("methods", (PEER, *OURS))
     wanted = list(itertools.product(methods, runs["sparsities"], runs["seeds"]))
+    wanted += itertools.product(runs.get("once", ()), runs["sparsities"], runs["seeds"][:1])
     todo = [key for key in wanted if _known(part(folder, *key), settings) is None]
     seeds = sorted({seed for *_, seed in todo if not (folder / f"dense-{seed}.npz").exists()})
     peers = {

@@ -31,41 +31,13 @@ def _trained(x, y, epochs):
     return model
 
 
-def _masks(scores, sparsity):
-    import numpy as np
-
-    flat = np.concatenate([array.ravel() for array in scores])
-    least = np.argsort(flat, kind="stable")[: round(sparsity * flat.size)]
-    keep = np.ones(flat.size, bool)
-    keep[least] = False
-    ends = np.cumsum([array.size for array in scores])[:-1]
-    return [part.reshape(array.shape) for part, array in zip(np.split(keep, ends), scores, strict=True)]
-
-
 def _prune(model, method, sparsity, data):
-    import numpy as np
+    from keras_aeprune.sparsity import one_shot
 
-    from keras_aeprune._layers import weights
-    from keras_aeprune.criteria.base import Evidence
-    from keras_aeprune.criteria.fisher import Fisher
-    from keras_aeprune.criteria.weights import Magnitude
-    from keras_aeprune.criteria.woodfisher import WoodFisher
-
-    chosen = tuple(weights(model))
-    rounds = ROUNDS if "rounds" in method else 1
-    for done in range(1, rounds + 1):
-        now = sparsity if done == rounds else 1 - (1 - sparsity) ** (done / rounds)
-        seen = Evidence(model, chosen, data)
-        criterion = {"m": Magnitude, "f": Fisher, "w": WoodFisher}[method[0]]()
-        scores = criterion.measure(seen)
-        scores = [np.where(w == 0, -1.0, s) for w, s in zip(seen.kernels, scores, strict=True)]
-        masks = _masks(scores, now)
-        if method[0] == "w" and "alone" not in method:
-            kernels = criterion.compensated(seen, masks)
-        else:
-            kernels = [np.where(mask, w, 0) for mask, w in zip(masks, seen.kernels, strict=True)]
-        for weight, kernel in zip(chosen, kernels, strict=True):
-            weight.variable.assign(kernel)
+    name, _, how = method.partition(", ")
+    rounds = ROUNDS if "rounds" in how else 1
+    options = {"rounds": rounds, "compensate": how != "scores alone", "progress": False}
+    one_shot(model, sparsity, data, criterion=name, **options)
 
 
 def run(quick):

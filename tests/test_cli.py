@@ -116,6 +116,25 @@ def test_a_tf_keras_model_file_is_refused_with_the_way_to_keras_3(tmp_path, monk
     assert not Path("p.keras").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--criterion fischer", "criterion: got 'fischer', allowed: activation_entropy, "),
+        ("--criterion-samples 0", "criterion_samples: got 0, allowed: a whole number >= 1"),
+        ("--allocation by_layer", "allocation: got 'by_layer', allowed: entropy, erk, global, uniform"),
+    ],
+)
+def test_bad_names_are_refused_before_the_model_is_looked_for(option, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    words = ["prune", "nowhere.keras", "--data", "nowhere.npz", "--out", "p.keras", *option.split()]
+    assert cli.main(words) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capfd):
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aeprune import calibration
-from keras_aeprune._layers import weights
+from keras_aeprune._layers import fits, weights
 from keras_aeprune._validation import InputError, keras_model, one_of, positive_int, refuse
 from keras_aeprune.criteria.activations import ActivationCriterion, rows
 from keras_aeprune.criteria.base import Evidence, register
@@ -59,7 +58,7 @@ class ActivationEntropy(ActivationCriterion):
         InputError: for other arguments; when measuring, for "state" in a model without a rectifier.
 
     Example:
-        >>> from keras_aeprune._layers import weights
+        >>> from keras_aeprune._layers import fits, weights
         >>> from keras_aeprune.calibration import Calibration
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, name="a")])
         >>> model.set_weights([np.array([[1.0, 0.0]]), np.array([0.0, 2.0])])  # the second is constant
@@ -151,10 +150,10 @@ def layer_entropies(
     """
     one_of("form", form, ("state", "easier"))
     found = {w.layer_path: w for w in weights(keras_model(model)) if w.kernel is not None}
-    chosen = tuple(w for path, w in found.items() if layers is None or _named(path, layers))
-    names = [] if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    names = ["*"] if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    chosen = tuple(w for w in found.values() if any(fits(w.path, name) for name in names))
     for name in names:
-        if not any(_named(path, name) for path in found):
+        if not any(fits(w.path, name) for w in found.values()):
             raise refuse("layers", name, f"what fits one of: {', '.join(found)}")
     seen = Evidence(model, chosen, calibration.get(data))
     measured = _states(seen, positive_int("batch_size", batch_size), easier=form == "easier")
@@ -256,14 +255,6 @@ def _values(record: Record) -> tf.Tensor:
     if hasattr(layer, "kernel_size") and a.shape.rank > 2:
         return tf.reduce_mean(a, axis=list(range(1, a.shape.rank - 1)))
     return rows(a)
-
-
-def _named(path: str, patterns: Iterable[str] | str) -> bool:
-    """Whether a layer's path, its name, or the name of a model around it fits one of the patterns."""
-    parts = path.split("/")
-    texts = {path, *parts, *("/".join(parts[:n]) for n in range(1, len(parts)))}
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    return any(fnmatch.fnmatchcase(text, pattern) for text in texts for pattern in patterns)
 
 
 def _listed(reasons: dict[str, str]) -> str:

@@ -101,6 +101,8 @@ class PredictionSensitivity(Criterion):
     signs v_j for each sample, the square of the gradient of sum_j v_j y_j / s_j has the sum as its expectation
     (Hutchinson 1989, https://doi.org/10.1080/03610919008812866).
 
+    Weights that no prediction depends on score 0, as those of the log-variance of a variational autoencoder.
+
     kind="auto" takes classes for a loss of categorical crossentropy, for binary crossentropy where labels are
     given, and for other losses (or none) where the last activation is softmax; everything else is a
     reconstruction. One loss, one output tensor.

@@ -14,7 +14,8 @@ import tensorflow as tf
 from keras_aeprune._layers import Weight
 from keras_aeprune._validation import InputError, one_of, positive_int, refuse
 from keras_aeprune.criteria.base import Criterion, Evidence, register
-from keras_aeprune.criteria.losses import forward, parts, per_example, unchanged
+from keras_aeprune.criteria.losses import parts, unchanged
+from keras_aeprune.criteria.training_loss import training_losses
 
 __all__ = ["GraSP", "GradientMagnitude", "SNIP", "Taylor", "gradients"]
 
@@ -24,9 +25,9 @@ def gradients(seen: Evidence, *, batch_size: int = 256) -> list[np.ndarray]:
 
         g = d/dw 1/N sum_n loss_n
 
-    with the losses of `per_example`; the model computes as in evaluate. It does not depend on the batch size
-    but for rounding. A kernel that the loss does not reach gets zeros: those behind noise and added losses
-    alone too, as the log-variance of a variational autoencoder.
+    with the losses of `training_losses`; the model computes as in evaluate. It does not depend on the batch size
+    but for rounding. A kernel that the loss does not reach gets zeros. That of a variational autoencoder reaches
+    the log-variance too, through the divergence.
 
     Args:
         seen: model, kernels (frozen ones too), data and loss.
@@ -47,7 +48,7 @@ def gradients(seen: Evidence, *, batch_size: int = 256) -> list[np.ndarray]:
         >>> gradients(seen)[0].tolist()  # d/dw (w - 1)^2 = 2 * (3 - 1)
         [[4.0]]
     """
-    losses = per_example(seen.model, seen.loss)
+    losses = training_losses(seen)
 
     def added(x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
         return _gradient(lambda values: _batch_loss(seen, losses, x, y, rows, values), _values(seen.weights))
@@ -177,7 +178,7 @@ class Taylor(Criterion):
         """
         if self.form == "weight":
             raise InputError("Taylor: got form='weight', allowed: 'group' or 'gate' for scores of units")
-        layers, losses = _layers_with_units(seen), per_example(seen.model, seen.loss)
+        layers, losses = _layers_with_units(seen), training_losses(seen)
         owned = [(found, _bias(found[0])) for found in layers.values()]
 
         def group(x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
@@ -233,7 +234,7 @@ class GraSP(Criterion):
         self.batch_size = positive_int("batch_size", batch_size)
 
     def measure(self, seen: Evidence) -> list[np.ndarray]:
-        losses = per_example(seen.model, seen.loss)
+        losses = training_losses(seen)
         along = [tf.constant(g) for g in gradients(seen, batch_size=self.batch_size)]
 
         def added(x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
@@ -251,7 +252,7 @@ class GraSP(Criterion):
 
 def _mean_squares(seen: Evidence, batch_size: int) -> list[np.ndarray]:
     """The mean over batches of the squared gradient of the batch's mean loss, for each kernel."""
-    losses = per_example(seen.model, seen.loss)
+    losses = training_losses(seen)
 
     def added(x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
         slopes = _gradient(lambda values: _batch_loss(seen, losses, x, y, rows, values), _values(seen.weights))
@@ -272,7 +273,7 @@ def _values(weights: Iterable[Weight]) -> list[tf.Tensor]:
 def _batch_loss(seen, losses, x, y, rows, values=(), weights=None) -> tf.Tensor:
     """The summed loss of the rows that count, with tensors in the place of the kernels."""
     variables = [w.variable for w in (seen.weights if weights is None else weights)] if values else []
-    each = losses(y, forward(seen.model, x, values=zip(variables, values, strict=True)))
+    each = losses(x, y, zip(variables, values, strict=True))
     return tf.reduce_sum(each * tf.cast(rows, each.dtype))
 
 

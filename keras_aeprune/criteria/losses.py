@@ -23,8 +23,9 @@ def per_example(model: keras.Model, loss: Any = None) -> Callable[[Any, Any], tf
 
         loss_n = sum over outputs o of weight_o * mean over all axes but the first of loss_o(y_true, y_pred)
 
-    What is added beside it, regularization and losses of layers as the divergence of a variational
-    autoencoder, is left out. Steps that a Keras mask excludes do not count in the mean of their example.
+    What is added beside it, regularization and losses of layers, is left out; `training_losses` adds the
+    divergence of a variational autoencoder. Steps that a Keras mask excludes do not count in the mean of their
+    example.
 
     Args:
         model: a Keras model; its compiled loss and loss weights are taken where `loss` is None.

@@ -16,7 +16,8 @@ from keras_aeprune._layers import Weight, walk
 from keras_aeprune._validation import InputError, positive_int
 from keras_aeprune.criteria.base import Evidence
 from keras_aeprune.criteria.layer_gradients import dense, is_recurrent, recurrent, rule, swapped
-from keras_aeprune.criteria.losses import forward, per_example
+from keras_aeprune.criteria.losses import forward
+from keras_aeprune.criteria.training_loss import training_losses
 
 __all__ = ["PerExample", "squared_gradients"]
 
@@ -78,7 +79,7 @@ class PerExample:
 
     Args:
         seen: model, kernels, calibration data and loss.
-        objective: (targets, outputs) -> tensor (n,); None for the loss of each sample.
+        objective: (targets, outputs) -> tensor (n,); None for the loss of each sample, see `training_losses`.
         batch_size: most samples at once, >= 1.
 
     Attributes:
@@ -91,7 +92,8 @@ class PerExample:
         if seen.data is None:
             raise InputError("data: got None, allowed: calibration samples, for gradients of single examples")
         self.seen, self.model, self.weights = seen, seen.model, list(seen.weights)
-        self.objective = per_example(seen.model, seen.loss) if objective is None else objective
+        self._losses = training_losses(seen) if objective is None else None
+        self.objective = objective
         self.batch_size = positive_int("batch_size", batch_size)
         self.x = tree.map_structure(_plain, seen.data.x)
         self.y = self.x if seen.data.y is None else tree.map_structure(_plain, seen.data.y)
@@ -198,7 +200,8 @@ class PerExample:
 
     def value(self, x: Any, y: Any, weight: Any) -> Any:
         """Weighted sum over a batch of the objective; a sample's gradient is that of its own term."""
-        each = tf.convert_to_tensor(self.objective(y, forward(self.model, x)))
+        each = self.objective(y, forward(self.model, x)) if self._losses is None else self._losses(x, y)
+        each = tf.convert_to_tensor(each)
         if each.shape.rank != 1:
             raise InputError(f"objective: got a tensor of shape {tuple(each.shape)}, allowed: one value a sample")
         return tf.reduce_sum(tf.cast(each, tf.float32) * weight)

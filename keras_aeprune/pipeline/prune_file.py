@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_aeprune import datasets, models
+from keras_aeprune import calibration, criteria, datasets, models
 from keras_aeprune._files import writable_folder, writing
 from keras_aeprune._progress import silent, to_stderr
-from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, shown
+from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, refuse, shown
 from keras_aeprune.datasets import Dataset
 from keras_aeprune.pipeline.progress import EpochProgress
 from keras_aeprune.sparsity import Prune, SparsityTable
+from keras_aeprune.sparsity import allocation as allocations
+from keras_aeprune.sparsity.allocation import Allocation
 
 __all__ = ["PrunedFile", "prune_file"]
 
@@ -30,7 +32,7 @@ class PrunedFile:
         table: zeros asked and reached in every kernel.
         before: the model's loss and metrics on the test split before pruning.
         after: the same afterwards.
-        notes: what was done to the data on the way in.
+        notes: what was done to the data on the way in, and what ranked the weights.
     """
 
     path: Path
@@ -56,7 +58,9 @@ def prune_file(
     sparsity: float = 0.9,
     epochs: int = 10,
     batch_size: int = 128,
-    allocation: str = "global",
+    criterion: Any = "magnitude",
+    criterion_samples: int = 2048,
+    allocation: Any = "global",
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     loss: str | None = None,
@@ -78,7 +82,11 @@ def prune_file(
         sparsity: fraction of kernel weights set to zero, 0 <= s < 1.
         epochs: passes over the data, >= 1; the ramp takes the first six tenths.
         batch_size: samples per optimizer step, >= 1.
-        allocation: "global" or "uniform", as for `Prune`.
+        criterion: which weights go first, a name (`keras-aeprune names` lists them) or instance from
+            `keras_aeprune.criteria`.
+        criterion_samples: at most how many training samples a criterion or allocation that needs data sees, >= 1;
+            equally many of each class where there are labels. They are used at each update of the masks.
+        allocation: "global", "uniform", "erk" or "entropy"; or what else `Prune` takes.
         include: prune only these layers (names, paths, patterns).
         exclude: leave these layers alone.
         loss: a Keras loss name, for a model that was saved without one; or to replace it.
@@ -100,6 +108,8 @@ def prune_file(
     fraction("sparsity", sparsity)
     positive_int("epochs", epochs)
     positive_int("batch_size", batch_size)
+    positive_int("criterion_samples", criterion_samples)
+    ranking, sharing = criteria.get(criterion), _allocation(allocation)
     path = Path(out)
     if path.suffix != ".keras":
         raise InputError(f"out: got {str(out)!r}, allowed: a name that ends in .keras")
@@ -109,12 +119,19 @@ def prune_file(
     loaded = datasets.load(data, key=key, seed=seed, scale=scale)
     inputs, notes = _shaped(network, loaded)
     targets, more = _targets(network, loaded, inputs)
+    seen, note = None, f"weights ranked by {_name(criterion, ranking)}"
+    if ranking.needs_data or sharing.needs_data:
+        seen = calibration.get((inputs["train"], loaded.y_train), samples=criterion_samples, seed=seed)
+        seen = replace(seen, y=None) if targets is inputs else seen
+        note += f", shared out by {_name(allocation, sharing)}" if sharing.needs_data else ""
+        note += f", seen on {len(seen)} of {len(inputs['train'])} training samples"
     keras.utils.set_random_seed(seed)
     _compile(network, loss, learning_rate)
     writable_folder("out", folder)
     try:
         before = _evaluate(network, inputs["test"], targets["test"])
-        prune = Prune(sparsity, allocation=allocation, include=include, exclude=exclude)
+        held = {"criterion": ranking, "allocation": sharing, "data": seen, "include": include, "exclude": exclude}
+        prune = Prune(sparsity, **held)
         network.fit(
             inputs["train"],
             targets["train"],
@@ -131,7 +148,7 @@ def prune_file(
         for made in missing:
             made.rmdir()
         raise
-    return PrunedFile(path, prune.table, before, after, (*loaded.notes, *notes, *more))
+    return PrunedFile(path, prune.table, before, after, (*loaded.notes, *notes, *more, note))
 
 
 def _shaped(model: keras.Model, data: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -167,6 +184,25 @@ def _targets(
             "a .npz with y or y_train, or an autoencoder, whose output has its input's shape"
         )
     return inputs, []
+
+
+def _allocation(identifier: Any) -> Allocation:
+    """As `allocations.get`, but a name must be enough to split the zeros with."""
+    if not isinstance(identifier, str):
+        return allocations.get(identifier)
+    known = {}
+    for name, member in allocations.ALLOCATIONS.items():
+        try:
+            known[name] = member()
+        except (InputError, TypeError):  # one that has to be given something
+            continue
+    if identifier not in known:
+        raise refuse("allocation", identifier, ", ".join(sorted(known)))
+    return known[identifier]
+
+
+def _name(identifier: Any, member: Any) -> str:
+    return identifier if isinstance(identifier, str) else repr(member)
 
 
 def _compile(model: keras.Model, loss: str | None, learning_rate: float | None) -> None:

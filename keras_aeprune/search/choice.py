@@ -261,9 +261,8 @@ class _Trial:
         return replace(row, losses=losses, sparsity=sparsity, seconds=row.seconds + time.monotonic() - began)
 
     def _pruned(self, row: Candidate) -> Pruner:
-        criterion = known.get(dict(row.criterion))
-        more = {"data": self.data, **self.pruning} if criterion.needs_data else self.pruning
-        shared = allocation.get(dict(row.allocation))
+        criterion, shared = known.get(dict(row.criterion)), allocation.get(dict(row.allocation))
+        more = {"data": self.data, **self.pruning} if criterion.needs_data or shared.needs_data else self.pruning
         pruner = Pruner(self.model, criterion=criterion, allocation=shared, **more)
         pruner.update(self.sparsity)
         self.start.fresh_optimizer()

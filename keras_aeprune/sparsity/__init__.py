@@ -5,6 +5,7 @@
 - `sparsity_table`             asked, reached, skipped and why
 - `sensitivity_map`            each layer's error against its sparsity
 - `iterative`                  prune and fine-tune in rounds, until a limit is reached
+- `one_shot`                   prune without training, in rounds; WoodFisher moves the weights that stay
 - `Threshold`                  prune what scores below a number, in the schedule's place
 - `entropy_allocation`         layers whose units decide little share more of the zeros
 - `patterns`, `allocation`     which weights go together, and which layers share the zeros
@@ -19,6 +20,7 @@ from keras_aeprune.sparsity.entropy_allocation import EntropyAllocation, entropy
 from keras_aeprune.sparsity.iterative import iterative
 from keras_aeprune.sparsity.iterative_table import IterativeResult
 from keras_aeprune.sparsity.layers import PruneLowMagnitude, collect_prunable_layers
+from keras_aeprune.sparsity.one_shot import one_shot
 from keras_aeprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from keras_aeprune.sparsity.prunable import PrunableLayer
 from keras_aeprune.sparsity.pruner import MaskConstraint, Pruner, release
@@ -53,6 +55,7 @@ __all__ = [
     "collect_prunable_layers",
     "entropy_allocation",
     "iterative",
+    "one_shot",
     "patterns",
     "prune_low_magnitude",
     "prune_scope",

@@ -55,6 +55,21 @@ class Allocation:
 
     entries: Mapping[str, Any] = {}  # limits that are part of the allocation itself
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it must be `measured` on data before it can split anything."""
+        return False
+
+    def measured(self, model: Any, data: Any, chosen: Sequence[Any] | None = None) -> Allocation:
+        """The allocation for a model as it is now; a fresh one where it depends on the model's activations.
+
+        Args:
+            model: a built Keras model.
+            data: calibration samples, what `calibration.get` takes.
+            chosen: the kernels (`Weight`) that share the zeros; None for all.
+        """
+        return self
+
     def zeros(self, groups: Sequence[Groups], bounds: Bounds) -> np.ndarray:
         """Groups set to zero, one whole number per kernel."""
         raise NotImplementedError
@@ -88,8 +103,8 @@ def get(identifier: Any) -> Allocation:
     """An allocation from its name, a dict of fractions by layer, its serialized dict, its class or itself.
 
     Args:
-        identifier: "uniform", "global", "erk"; a dict {layer name, path or pattern: fraction or (low, high)},
-            see `ByLayer`; a dict from `serialize`; an `Allocation`. Else: InputError.
+        identifier: "uniform", "global", "erk", "entropy"; a dict {layer name, path or pattern: fraction or (low,
+            high)}, see `ByLayer`; a dict from `serialize`; an `Allocation`. Else: InputError.
 
     Example:
         >>> get("erk"), get({"encoder/*": 0.9})

@@ -59,7 +59,8 @@ class Prune(_Configured):
         criterion: which weights go first, a name or instance from `keras_aeprune.criteria`; weights that are
             masked already always stay last.
         allocation: "uniform" gives every kernel the same fraction, "global" puts one threshold over all, "erk"
-            prunes large kernels more; or a dict of fractions by layer.
+            prunes large kernels more, "entropy" empties first what hardly ever switches (EGP), measured anew on
+            `data` at each update of the masks; or a dict of fractions by layer.
         pattern: "unstructured", "2:4" (2 of every 4 weights stay), "unit" (whole neurons and filters), or an
             instance such as `sparsity.patterns.Block((1, 4))`.
         limits: {layer name, path or pattern: (low, high)}, fractions of a kernel's zeros; or one fraction, the
@@ -73,9 +74,9 @@ class Prune(_Configured):
             epoch; needed with `regrowth`, where zeros do not tell which weights are masked.
         several_fits: the schedule spans several fits with this callback: steps go on counting from one fit
             to the next, and a fit that ends before the schedule does is no error.
-        data: calibration samples for a criterion that looks at more than weights: x of shape (n, ...) for an
-            autoencoder, (x, y), or what else `calibration.get` takes. All of them are used at every update of
-            the masks, so some thousands are enough.
+        data: calibration samples for a criterion or allocation that looks at more than weights: x of shape
+            (n, ...) for an autoencoder, (x, y), or what else `calibration.get` takes. All of them are used at
+            every update of the masks, so some thousands are enough.
         loss: a Keras loss by name, instance or function for such a criterion; None for the compiled one.
 
     Attributes:

@@ -108,7 +108,7 @@ def iterative(
             round that breaks one ends the loop.
         criterion: which weights go first, a name or instance from `keras_aeprune.criteria`; one that needs data
             sees `data` unless `pruning` has others.
-        allocation: which kernels share the zeros, as in `Prune`.
+        allocation: which kernels share the zeros, as in `Prune`; "entropy" is measured on `data` in every round.
         pattern: which weights go together, as in `Prune`.
         pruning: other arguments of `Pruner`: limits, include, exclude, on_unsupported, ...
         rewind: None; "initial", the weights before the first training; a whole number, the weights after that
@@ -192,7 +192,7 @@ def _pruning(data: Any, criterion: Any, allocation: Any, pattern: Any, more: Any
         "allocation": allocations.get(allocation),
         "pattern": patterns.get(pattern),
     }
-    if made["criterion"].needs_data:
+    if made["criterion"].needs_data or made["allocation"].needs_data:
         made["data"] = data[:2] if isinstance(data, tuple) else data
     return {**made, **dict(more or {})}
 

@@ -52,8 +52,8 @@ class Pruner:
         schedule: a `PruningSchedule` or `Threshold`, for `step`; None if only `update` is called.
         total_steps: the step at which the training ends; needed for relative schedules.
         criterion: a name or instance from `keras_aeprune.criteria`.
-        allocation: which kernels share the zeros: "uniform", "global", "erk", a dict of fractions by layer, or
-            an instance from `keras_aeprune.sparsity.allocation`.
+        allocation: which kernels share the zeros: "uniform", "global", "erk", "entropy" (measured on `data` at
+            each update), a dict of fractions by layer, or an instance from `keras_aeprune.sparsity.allocation`.
         pattern: which weights go together: "unstructured", "2:4", "unit", or an instance from
             `keras_aeprune.sparsity.patterns`.
         limits: {layer name, path or pattern: (low, high)}, fractions of a kernel's zeros; or one fraction, the
@@ -62,8 +62,8 @@ class Pruner:
         exclude: layer names, paths or patterns to leave alone.
         on_unsupported: "skip" lists what cannot be pruned with the reason, "raise" refuses the model.
         regrowth: "set" or an instance from `keras_aeprune.sparsity.regrowth`; None for none.
-        data: calibration samples for criteria that look at more than weights: x of shape (n, ...), (x, y), or
-            what else `calibration.get` takes; all of them are used at every update of the masks.
+        data: calibration samples for criteria and allocations that look at more than weights: x of shape
+            (n, ...), (x, y), or what else `calibration.get` takes; all are used at every update of the masks.
         loss: a Keras loss by name, instance or function for such criteria; None for the compiled one.
 
     Raises:
@@ -97,10 +97,15 @@ class Pruner:
     ):
         self.model = keras_model(model)
         self.criterion = criteria.get(criterion)
+        self.allocation = allocations.get(allocation)
         self.data = calibration.get(data) if data is not None and self._looks_beyond_weights() else None
         self.loss = loss
         evidence(self.criterion, model, (), self.data)  # refused here if it needs data, not in the training
-        self.allocation = allocations.get(allocation)
+        if self.allocation.needs_data and self.data is None:
+            raise InputError(
+                f"data: got None, allowed: calibration samples for allocation {self.allocation!r}, which measures "
+                "activations; give data=x"
+            )
         self.pattern = patterns.get(pattern)
         self.regrowth = None if regrowth is None else regrowths.get(regrowth)
         self._limits, self._ends = (limits, None) if limits is None or isinstance(limits, dict) else (None, limits)
@@ -139,7 +144,8 @@ class Pruner:
         return _Target(weight, constraint, free, free, floor)
 
     def _looks_beyond_weights(self) -> bool:
-        return self.criterion.needs != "weights" or self.criterion.needs_data
+        criterion = self.criterion
+        return criterion.needs != "weights" or criterion.needs_data or self.allocation.needs_data
 
     def _follow(self, schedule: Any, total_steps: int | None) -> Stepper | ThresholdSteps:
         schedule = schedule if isinstance(schedule, Threshold) else schedules.get(schedule)
@@ -204,13 +210,14 @@ class Pruner:
         uniform = type(self.allocation) is allocations.Uniform
         return uniform and not self._limits and self._ends is None and str(self.pattern) == "unstructured"
 
-    def update(self, sparsity: float) -> None:
+    def update(self, sparsity: float, *, compensate: bool = False) -> None:
         """Recompute all masks for one sparsity and set the weights they mask to zero.
 
         Zeros that were there when the pruner was made stay zeros.
 
         Args:
             sparsity: fraction of weights set to zero, 0 <= s < 1.
+            compensate: whether a criterion that can (`compensated`) also moves the weights that stay.
 
         Raises:
             InputError: if the weights hold NaN or infinite values.
@@ -218,7 +225,12 @@ class Pruner:
         kernels = self._kernels()
         masks = self._masks(kernels, sparsity)
         self.ask(sparsity, masks)
+        move = compensate and hasattr(self.criterion, "compensated")
+        moved = self.criterion.compensated(self._seen(kernels), masks) if move else []
         self._set_all(kernels, masks)
+        for target, kernel in zip(self.targets, moved, strict=bool(moved)):
+            variable = target.weight.variable
+            variable.assign(target.constraint(keras.ops.cast(kernel, variable.dtype)))
 
     def ask(self, sparsity: float, masks: list[np.ndarray] | None = None) -> None:
         """Note what `sparsity` means for each kernel, for the table, without changing a weight."""
@@ -284,22 +296,27 @@ class Pruner:
     def _kernels(self) -> list[np.ndarray]:
         return [keras.ops.convert_to_numpy(t.weight.variable) for t in self.targets]
 
-    def _scores(self, kernels: list[np.ndarray]) -> list[np.ndarray]:
+    def _seen(self, kernels: list[np.ndarray]) -> criteria.Evidence:
         values = [kernel.astype(np.float32, copy=False) for kernel in kernels]
         chosen = [t.weight for t in self.targets]
-        seen = evidence(self.criterion, self.model, chosen, self.data, self.loss, kernels=values)
-        return masked_last(self.criterion, measured(self.criterion, seen), [t.mask for t in self.targets])
+        return evidence(self.criterion, self.model, chosen, self.data, self.loss, kernels=values)
+
+    def _scores(self, kernels: list[np.ndarray]) -> list[np.ndarray]:
+        found = measured(self.criterion, self._seen(kernels))
+        return masked_last(self.criterion, found, [t.mask for t in self.targets])
 
     def _masks(self, kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
         groups = [
             self.pattern.groups(scores, t.weight.kernel, t.weight.path)
             for scores, t in zip(self._scores(kernels), self.targets, strict=True)
         ]
+        measured_anew = self.allocation.needs_data  # shares may fall then, and what is zero is to stay so
+        floors = [self.pattern.floor(t.mask, t.weight.kernel) if measured_anew else t.floor for t in self.targets]
         masks = allocations.allocate(
             groups,
             sparsity,
-            allocation=self.allocation,
-            floors=[t.floor for t in self.targets],
+            allocation=self.allocation.measured(self.model, self.data, [t.weight for t in self.targets]),
+            floors=floors,
             limits=self._limits,
             ends=self._ends,
             final=self.final if self.final is not None and self.final >= sparsity else None,

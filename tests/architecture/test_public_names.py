@@ -84,6 +84,8 @@ SIGNATURES = {
     "sparsity.iterative": "model, data, *, target, rounds, sparsities, epochs, dense_epochs, validation, "
     "limit, criterion, allocation, pattern, pruning, rewind, train, directory, seed, "
     "callbacks, progress, **fit",
+    "sparsity.one_shot": "model, sparsity, data, *, criterion, rounds, allocation, pattern, limits, include, exclude, "
+    "loss, compensate, progress",
     "sparsity.entropy_allocation": "model, data",
     "search.choose_criterion": "model, data, sparsity, *, validation, criteria, allocations, epochs, seed, "
     "pruning, **fit",

@@ -1,5 +1,6 @@
 """Every criterion on every kind of model: the law holds, the model stays as it was, and pruning with it works."""
 
+import functools
 import importlib
 import pkgutil
 import warnings
@@ -15,6 +16,7 @@ from keras_aeprune._validation import InputError
 from keras_aeprune.criteria import base
 from keras_aeprune.criteria.scoring import evidence, measured
 from keras_aeprune.sparsity import Prune, Pruner
+from keras_aeprune.sparsity.iterative_state import ModelState
 
 for found in pkgutil.iter_modules(criteria.__path__):
     importlib.import_module(f"keras_aeprune.criteria.{found.name}")
@@ -91,8 +93,9 @@ KINDS = (sequential, branches, autoencoder, subclassed, convolutional, recurrent
 MODELS = {make.__name__: make for make in KINDS}
 
 
+@functools.cache
 def made(kind):
-    """A compiled model that has been trained for a step, and data for it."""
+    """A compiled model that has been trained for a step, and data for it; one for all, since making it is slow."""
     keras.utils.set_random_seed(1)
     net = MODELS[kind]()
     net.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
@@ -100,6 +103,21 @@ def made(kind):
     x = np.random.default_rng(2).random((SAMPLES, *shape), "float32")
     net.train_on_batch(x, x)
     return net, x
+
+
+@pytest.fixture
+def lent():
+    """Models that a test may change; they are put back afterwards."""
+    given = []
+
+    def lend(kind):
+        net, x = made(kind)
+        given.append(ModelState(net))
+        return net, x
+
+    yield lend
+    for one in given:
+        one.restore()
 
 
 def state(net):
@@ -158,8 +176,8 @@ def test_a_criterion_keeps_the_law_and_leaves_the_model_as_it_was(name, kind):
 
 @pytest.mark.parametrize("kind", ["autoencoder", "shared"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_criterion_prunes_half_of_a_model_under_one_threshold(name, kind):
-    net, x = made(kind)
+def test_a_criterion_prunes_half_of_a_model_under_one_threshold(name, kind, lent):
+    net, x = lent(kind)
     criterion = base.get(name)
     pruner = Pruner(net, criterion=name, data=x if criterion.needs_data else None, allocation="global")
     with warnings.catch_warnings():
@@ -169,12 +187,12 @@ def test_a_criterion_prunes_half_of_a_model_under_one_threshold(name, kind):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_criterion_prunes_in_a_fit_and_reaches_the_sparsity(name):
-    net, x = made("branches")
-    prune = Prune(schedules.ConstantSparsity(0.6, begin_step=2), criterion=name, data=x)
+def test_a_criterion_prunes_in_a_fit_and_reaches_the_sparsity(name, lent):
+    net, x = lent("branches")
+    prune = Prune(schedules.ConstantSparsity(0.6, begin_step=1), criterion=name, data=x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        net.fit(x, x, epochs=3, batch_size=4, verbose=0, callbacks=[prune])
+        net.fit(x, x, epochs=2, batch_size=4, verbose=0, callbacks=[prune])
     assert prune.table.sparsity == pytest.approx(0.6, abs=0.05)
     assert not any(row.missed for row in prune.table.rows)
 

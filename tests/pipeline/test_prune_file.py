@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_aeprune import calibration, criteria, datasets
 from keras_aeprune._validation import InputError
 from keras_aeprune.pipeline import prune_file
+from keras_aeprune.sparsity.pruner import Pruner
 
 RNG = np.random.default_rng(0)
 X = RNG.random((240, 6, 2), "float32")
@@ -94,8 +96,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(tmp_path):
         (
             (model, (X, Y), out),
             {"allocation": "all"},
-            "allocation: got 'all', allowed: by_layer, entropy, erk, global",
+            "allocation: got 'all', allowed: entropy, erk, global, uniform$",
         ),
+        (
+            (model, (X, Y), out),
+            {"allocation": "by_layer"},
+            "got 'by_layer', allowed: entropy, erk, global, uniform",
+        ),
+        ((model, (X, Y), out), {"criterion": "best"}, "criterion: got 'best', allowed: .*fisher, .*woodfisher"),
+        ((model, (X, Y), out), {"criterion_samples": 0}, "criterion_samples: got 0"),
         ((model, (X, Y), out), {"learning_rate": 0.0}, "learning_rate: got 0.0"),
         ((tmp_path / "none.keras", (X, Y), out), {}, "none.keras"),
     ]
@@ -121,10 +130,91 @@ def test_several_inputs_are_refused(tmp_path):
         prune_file(tmp_path / "m.keras", X, tmp_path / "p.keras", progress=False)
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """What every `Pruner` was given."""
+    found, original = [], Pruner.__init__
+
+    def kept(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        found.append(self)
+
+    monkeypatch.setattr(Pruner, "__init__", kept)
+    return found
+
+
+@pytest.mark.parametrize("name", ["best", "entropys"])
+def test_unknown_names_are_refused_before_anything_is_loaded(tmp_path, name):
+    places = (tmp_path / "nowhere.keras", "nowhere.npz", tmp_path / "p.keras")
+    with pytest.raises(InputError, match=f"criterion: got '{name}', allowed: .*magnitude"):
+        prune_file(*places, criterion=name)
+    with pytest.raises(InputError, match=f"allocation: got '{name}', allowed: entropy"):
+        prune_file(*places, allocation=name)
+
+
+def test_a_criterion_sees_as_many_training_samples_of_each_class(tmp_path, seen):
+    rare = (np.arange(240) % 8 == 0).astype("int32")
+    model = classifier(tmp_path / "m.keras")
+    places = (model, (X, rare), tmp_path / "p.keras")
+    done = prune_file(*places, criterion="fisher", criterion_samples=20, epochs=2, progress=False)
+    [pruner] = seen
+    assert np.bincount(pruner.data.y).tolist() == [10, 10]
+    assert pruner.data.x.shape == (20, 12)
+    assert type(pruner.criterion) is criteria.Fisher
+    assert any(line.startswith("weights ranked by fisher, seen on 20 of 1") for line in str(done).splitlines())
+    assert done.table.sparsity == pytest.approx(0.9, abs=0.01)
+
+
+def test_the_draw_is_that_of_the_seed_and_never_from_other_splits(tmp_path, seen):
+    model = classifier(tmp_path / "m.keras")
+    x = np.arange(240 * 12, dtype="float32").reshape(240, 12) / 2880
+    np.savez(tmp_path / "x.npz", x_train=x[:200], y_train=Y[:200], x_test=x[200:], y_test=Y[200:])
+    options = {"criterion": "taylor", "criterion_samples": 16, "epochs": 1, "progress": False}
+    for seed in (1, 1, 2):
+        prune_file(model, tmp_path / "x.npz", tmp_path / "p.keras", seed=seed, **options)
+    a, b, c = (pruner.data.x for pruner in seen)
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert max(a.max(), c.max()) < x[200].min()
+    loaded = datasets.load(tmp_path / "x.npz", seed=2, scale="none")
+    drawn = calibration.get((loaded.x_train, loaded.y_train), samples=16, seed=2)
+    np.testing.assert_array_equal(c, drawn.x)
+
+
+def test_an_autoencoder_is_ranked_on_its_own_inputs(tmp_path, seen):
+    model = autoencoder(tmp_path / "m.keras")
+    places = (model, (X, Y), tmp_path / "p.keras")
+    done = prune_file(*places, criterion="snip", allocation="uniform", epochs=1, progress=False)
+    [pruner] = seen
+    assert pruner.data.y is None
+    assert pruner.data.x.shape[1:] == (6, 2)
+    assert done.notes[-1].startswith("weights ranked by snip, seen on 1")
+
+
+def test_entropies_are_measured_on_training_samples_and_magnitudes_need_none(tmp_path, seen):
+    model = classifier(tmp_path / "m.keras")
+    places = (model, (X, Y), tmp_path / "p.keras")
+    with pytest.warns(UserWarning, match="no meaning for b: linear"):
+        done = prune_file(*places, allocation="entropy", criterion_samples=30, epochs=1, progress=False)
+    assert done.notes[-1].startswith("weights ranked by magnitude, shared out by entropy, seen on 30 of ")
+    done = prune_file(*places, allocation="erk", epochs=1, progress=False)
+    assert done.notes[-1] == "weights ranked by magnitude"
+    assert [len(pruner.data or ()) for pruner in seen] == [30, 0]
+
+
+def test_criteria_of_every_kind_prune_a_file(tmp_path):
+    model = autoencoder(tmp_path / "m.keras")
+    for name in ("synflow", "wanda", "woodfisher"):
+        options = {"criterion": name, "criterion_samples": 8, "epochs": 1, "batch_size": 100, "progress": False}
+        done = prune_file(model, X, tmp_path / "p.keras", sparsity=0.5, **options)
+        assert done.table.sparsity == pytest.approx(0.5, abs=0.02), name
+
+
 def test_the_command_line_does_the_same(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=X[:200], y_train=Y[:200], x_test=X[200:], y_test=Y[200:])
     classifier(tmp_path / "m.keras")
     command = "prune m.keras --data x.npz --sparsity 0.75 --out p.keras --epochs 3 --exclude b --quiet"
+    command += " --criterion activation_variance --criterion-samples 50 --allocation erk"
     done = subprocess.run(
         [sys.executable, "-m", "keras_aeprune.cli", *command.split()],
         cwd=tmp_path,
@@ -135,5 +225,6 @@ def test_the_command_line_does_the_same(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "excluded" in done.stdout
+    assert "weights ranked by activation_variance, seen on 50 of 1" in done.stdout
     kernel = keras.models.load_model(tmp_path / "p.keras").get_layer("a").kernel.numpy()
     assert (kernel == 0).mean() == 0.75

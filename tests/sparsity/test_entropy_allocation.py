@@ -1,6 +1,7 @@
 """EGP's split of the zeros: shares by hand, the allocation's laws, and a whole model."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -9,8 +10,9 @@ from keras import layers as kl
 
 from keras_aeprune import models
 from keras_aeprune._validation import InputError
-from keras_aeprune.sparsity import Pruner, allocation
+from keras_aeprune.sparsity import Prune, Pruner, allocation, iterative
 from keras_aeprune.sparsity.entropy_allocation import EntropyAllocation, entropy_allocation
+from keras_aeprune.sparsity.one_shot import one_shot
 
 
 def scores(*sizes, seed=0):
@@ -127,7 +129,7 @@ def test_it_comes_back_from_its_config():
     assert type(again) is EntropyAllocation and again.get_config() == split.get_config()
 
 
-@pytest.mark.parametrize("entropies", [None, {}, {"a": -0.1}, {"a": 1.5}, {"a": "1"}, {"a": float("nan")}, 3])
+@pytest.mark.parametrize("entropies", [{}, {"a": -0.1}, {"a": 1.5}, {"a": "1"}, {"a": float("nan")}, 3])
 def test_other_values_are_refused(entropies):
     with pytest.raises(InputError, match="entropies.*: got .* allowed: "):
         EntropyAllocation(entropies)
@@ -138,3 +140,120 @@ def test_missing_kernels_and_negative_scores_are_refused():
         zeros(EntropyAllocation({"0": 1.0}), scores(5, 5), 0.5)
     with pytest.raises(InputError, match="0: got negative scores.*magnitude"):
         zeros(EntropyAllocation({"0": 1.0}), [np.array([-1.0, 2.0])], 0.5)
+
+
+X = np.random.default_rng(5).normal(size=(64, 6)).astype("float32")
+
+
+def two_layers():
+    keras.utils.set_random_seed(6)
+    stack = [kl.Dense(8, activation="relu", name=name) for name in ("a", "b")]
+    model = keras.Sequential([keras.Input((6,)), *stack, kl.Dense(6, activation="relu", name="c")])
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    return model
+
+
+def hardly_switching(model):
+    """Set the biases of layer b so that each of its units is ON for one sample only."""
+    layer = model.get_layer("b")
+    inputs = model.get_layer("a")(X)
+    z = np.sort(np.asarray(inputs @ layer.kernel), axis=0)
+    layer.bias.assign(-(z[-1] + z[-2]) / 2)
+
+
+def new_zeros(before, after, name):
+    [a], [b] = ([row.zeros for row in table.rows if row.path == f"{name}/kernel"] for table in (before, after))
+    return b - a
+
+
+def test_a_layer_that_hardly_switches_any_more_gets_more_of_the_next_round():
+    tables = {}
+    for still in (False, True):
+        model = two_layers()
+
+        def train(model, number, still=still):
+            if still and number == 1:
+                hardly_switching(model)
+
+        tables[still] = iterative(
+            model, X, sparsities=[0.2, 0.4], epochs=1, allocation="entropy", train=train, progress=False
+        )
+    first, last = ([r.kernels for r in tables[still].rounds[1:]] for still in (False, True))
+    assert first[0].to_dict() == last[0].to_dict()
+    assert new_zeros(*last, "b") > new_zeros(*first, "b") + 5
+    assert tables[True].kept.reached == pytest.approx(0.4, abs=0.01)
+
+
+def test_entropies_that_are_given_are_not_measured_again():
+    model = two_layers()
+    given = EntropyAllocation({"a": 1.0, "b": 0.5, "c": 0.9})
+    assert given.measured(model, X) is given
+    pruner = Pruner(model, allocation=given, data=X)
+    pruner.update(0.2)
+    hardly_switching(model)
+    pruner.update(0.4)
+    other = Pruner(two_layers(), allocation=given)
+    other.update(0.2)
+    other.update(0.4)
+    assert pruner.table().to_dict() == other.table().to_dict()
+
+
+def test_prune_measures_at_each_update_of_the_masks(monkeypatch):
+    seen, original = [], EntropyAllocation.measured
+
+    def measured(self, model, data, chosen):
+        found = original(self, model, data, chosen)
+        seen.append((found.entropies, len(data)))
+        return found
+
+    monkeypatch.setattr(EntropyAllocation, "measured", measured)
+    model = two_layers()
+    prune = Prune(0.5, allocation="entropy", data=X)
+    model.fit(X, X, batch_size=16, epochs=2, verbose=0, callbacks=[prune])
+    assert prune.table.sparsity == pytest.approx(0.5, abs=0.01)
+    assert len({str(entropies) for entropies, _ in seen}) > 2
+    assert {count for _, count in seen} == {64}
+    assert seen[0][0] == entropy_allocation(two_layers(), X).entropies
+    assert seen[-1][0].keys() == {"a/kernel", "b/kernel", "c/kernel"}
+
+
+def test_one_shot_measures_entropies_in_every_round():
+    one, many = two_layers(), two_layers()
+    table = one_shot(one, 0.6, X, criterion="magnitude", rounds=1, allocation="entropy", progress=False)
+    again = one_shot(many, 0.6, X, criterion="magnitude", rounds=4, allocation="entropy", progress=False)
+    assert table.sparsity == pytest.approx(0.6, abs=0.01) == again.sparsity
+    assert [row.zeros for row in table.rows] != [row.zeros for row in again.rows]
+    # the first of four rounds, and the second on what it left, by hand
+    check = two_layers()
+    for sparsity in 1 - 0.4 ** (np.arange(1, 5) / 4):
+        split = entropy_allocation(check, X)
+        Pruner(check, allocation=split).update(float(sparsity))
+    for a, b in zip(check.get_weights(), many.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_layers_that_are_not_pruned_need_no_entropy():
+    model = models.dense((6,), 2, hidden_units=(4,))
+    pruner = Pruner(model, allocation="entropy", data=X, include="hidden_1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # the linear code would be named in one
+        pruner.update(0.5)
+    assert pruner.sparsity() == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_a_warning_said_is_not_said_at_every_update():
+    model = models.dense((6,), 2, hidden_units=(4,))
+    pruner = Pruner(model, allocation="entropy", data=X)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for sparsity in (0.1, 0.2, 0.3):
+            pruner.update(sparsity)
+    [text] = [str(one.message) for one in told if "no meaning" in str(one.message)]
+    assert "encoder/code: linear" in text
+
+
+def test_without_data_nothing_can_be_split():
+    with pytest.raises(InputError, match=r"data: got None, .* allocation EntropyAllocation\(entropies=None\)"):
+        Pruner(two_layers(), allocation="entropy")
+    with pytest.raises(InputError, match="got no entropies, allowed: .*data=x"):
+        zeros(allocation.get("entropy"), scores(5, 5), 0.5)
