@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_aeprune import calibration
+from keras_aeprune import _graph, calibration
 from keras_aeprune._layers import Weight, fits, weights
 from keras_aeprune._validation import InputError, keras_model, one_of, refuse, shown
 from keras_aeprune.criteria.base import Criterion, Evidence, get
+from keras_aeprune.criteria.losses import forward
 
 __all__ = ["checked", "evidence", "measured", "scores", "single_kernel", "unit_scores"]
 
@@ -28,7 +31,10 @@ def evidence(
     *,
     kernels: list[np.ndarray] | None = None,
 ) -> Evidence:
-    """What a criterion is shown; data that it cannot do without must be there.
+    """What a criterion is shown; data that it looks at must be there and in the shape that the model takes.
+
+    Labels that come with the data of an autoencoder are left out: where the output has the input's shape and
+    the labels have not, the inputs are the targets. A loss that takes class numbers (sparse_...) keeps them.
 
     Args:
         criterion: that will look at it.
@@ -39,7 +45,8 @@ def evidence(
         kernels: the kernels' values as float32, for a caller that holds them; None reads the variables.
 
     Raises:
-        InputError: if the criterion needs data and there are none.
+        InputError: if the criterion needs data and there are none, or samples have another shape than the
+            model's input.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -51,10 +58,59 @@ def evidence(
             f"data: got None, allowed: calibration samples for criterion {shown(criterion)}, which looks at "
             f"{criterion.needs}; give data=x for an autoencoder, data=(x, y) otherwise"
         )
+    if data is not None and criterion.needs != "weights" and model.built:
+        data = _fitting(model, data, loss)
     seen = Evidence(model, tuple(chosen), data, loss)
     if kernels is not None:
         seen.__dict__["kernels"] = kernels  # where cached_property would put them; no second copy of the weights
     return seen
+
+
+def _fitting(model: keras.Model, data: calibration.Calibration, loss: Any) -> calibration.Calibration:
+    """The samples, if the model takes them; without labels where the inputs are the targets."""
+    given = [tuple(np.shape(part)[1:]) for part in keras.tree.flatten(data.x)]
+    if _graph.is_graph(model):
+        inputs, outputs = ([tuple(t.shape[1:]) for t in tensors] for tensors in (model.inputs, model.outputs))
+        if len(inputs) > 1 and len(given) == 1:
+            raise InputError(
+                f"data: got one array, samples of shape {given[0]}, allowed: for model {model.name!r} with the "
+                f"inputs {', '.join(map(str, inputs))} a criterion without data, such as 'magnitude'; calibration "
+                "data serve models with one input"
+            )
+        if len(inputs) != len(given) or not all(map(_same_shape, given, inputs)):
+            raise InputError(
+                f"data: got samples of shape {', '.join(map(str, given))}, allowed: "
+                f"{', '.join(map(str, inputs))}, the input of model {model.name!r}; reshape the data"
+            )
+    else:  # what a subclassed model takes shows when it is called
+        try:
+            found = forward(model, keras.tree.map_structure(lambda part: part[:1], data.x))
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            raise InputError(
+                f"data: got samples of shape {', '.join(map(str, given))}, which model {model.name!r} does not "
+                f"take ({shown(str(error), 160)}), allowed: samples of the shape that it was built with"
+            ) from error
+        inputs, outputs = given, [tuple(part.shape[1:]) for part in keras.tree.flatten(found)]
+    labels = np.shape(data.y)[1:]
+    if data.y is None or len(outputs) != 1 or inputs != outputs or _same_shape(labels, outputs[0]):
+        return data
+    return data if _takes_numbers_of_classes(model, loss) else replace(data, y=None)
+
+
+def _same_shape(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether Keras takes one for the other: None is any size, a last axis of 1 may be there or not."""
+    if len(given) == len(wanted) + 1 and given[-1] == 1:
+        given = given[:-1]
+    elif len(given) == len(wanted) - 1 and wanted[-1] == 1:
+        given = (*given, 1)
+    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
+
+
+def _takes_numbers_of_classes(model: keras.Model, loss: Any) -> bool:
+    loss = getattr(model, "loss", None) if loss is None else loss
+    names = [one if isinstance(one, str) else getattr(one, "name", "") for one in keras.tree.flatten(loss)]
+    names += [getattr(one, "__name__", "") for one in keras.tree.flatten(loss)]
+    return any("sparse" in str(name).lower() or str(name).lower() in ("crossentropy", "ce") for name in names)
 
 
 def measured(criterion: Criterion, seen: Evidence) -> list[np.ndarray]:

@@ -61,7 +61,7 @@ def test_units_of_the_hand_worked_net_depend_on_the_batch(form, batch_size, expe
 
 def test_the_size_of_gradients_of_single_samples_is_the_root_of_the_fisher_diagonal():
     # F of W1 is [[9.25, 37], [18.625, 74.5]], of W2 [84.25, 41.40625]
-    first, second = GradientMagnitude(batch_size=1).measure(worked())
+    first, second = GradientMagnitude(1, batch_size=1).measure(worked())
     np.testing.assert_allclose(first, np.sqrt([[9.25, 37], [18.625, 74.5]]) * [[1, 1], [2, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(second, np.sqrt([[84.25], [41.40625]]) * [[1], [2]], rtol=1e-6)
 
@@ -71,7 +71,7 @@ def test_exponent_zero_is_the_magnitude_and_one_ranks_weights_as_taylor_does():
     for scores, kernel in zip(GradientMagnitude(0).measure(seen), seen.kernels, strict=True):
         np.testing.assert_allclose(scores, np.abs(kernel))
     taylor = Taylor(batch_size=1).measure(seen)
-    for scores, squared in zip(GradientMagnitude(batch_size=1).measure(seen), taylor, strict=True):
+    for scores, squared in zip(GradientMagnitude(1.0, batch_size=1).measure(seen), taylor, strict=True):
         np.testing.assert_allclose(scores**2, squared, rtol=1e-5)
 
 
@@ -364,3 +364,10 @@ def test_arguments_out_of_range_are_refused():
         GraSP(batch_size=0)
     with pytest.raises(InputError, match="got form='weight', allowed: 'group' or 'gate'"):
         Taylor().measure_units(worked())
+
+
+def test_a_quarter_is_the_exponent_unless_one_is_given():
+    roots, scores = GradientMagnitude(1).measure(worked()), GradientMagnitude().measure(worked())
+    for root, score, kernel in zip(roots, scores, worked().kernels, strict=True):
+        size = np.abs(kernel)
+        np.testing.assert_allclose(score, size * (root / size) ** 0.25, rtol=1e-6)
