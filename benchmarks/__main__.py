@@ -31,8 +31,14 @@ NAMES = (
     "fisher_time",
     "woodfisher",
     "all_criteria",
+    "calibration_sources",
+    "known_dimension",
+    "width_search",
+    "trial_cost",
+    "search_kills",
+    "two_workers",
 )
-HEADLINES = ("main_job", "against_tfmot", "reconstruction", "few_labels")
+HEADLINES = ("main_job", "all_criteria", "reconstruction", "few_labels", "width_search")
 
 
 def main() -> int:

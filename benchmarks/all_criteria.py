@@ -17,13 +17,13 @@ from benchmarks._parts import NO_DATA, RESULTS
 from keras_aeprune._files import write_json
 
 PARTS = base.PARTS.with_name("all_criteria.parts")
-BEST = "gradient_magnitude exponent=0.25, global"
+BEST = "gradient_magnitude, global"
 METHODS = (base.PEER, "uniform", "global", "erk", BEST, "wanda, global")
 ONCE = (
     "gradient_magnitude exponent=0.5, global",
-    "gradient_magnitude, global",
-    "gradient_magnitude exponent=0.25, uniform",
-    "gradient_magnitude exponent=0.25, erk",
+    "gradient_magnitude exponent=1, global",
+    "gradient_magnitude, uniform",
+    "gradient_magnitude, erk",
     "fisher, global",
     "random, uniform",
     "snip, global",

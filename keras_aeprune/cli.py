@@ -72,7 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--data", required=True, help="as DATA of compress; labels y are used if there")
     prune.add_argument("--out", required=True, metavar="FILE", help="the .keras file to write")
     prune.add_argument("--sparsity", type=float, default=0.9, help="fraction of weights set to zero (0.9)")
-    prune.add_argument("--allocation", default="global", help="global (default) or uniform")
+    prune.add_argument(
+        "--criterion", default="magnitude", metavar="NAME", help="which weights go first (magnitude); see names"
+    )
+    prune.add_argument(
+        "--criterion-samples",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="training samples for a criterion or allocation that needs data (2048)",
+    )
+    prune.add_argument(
+        "--allocation", default="global", metavar="NAME", help="global (default), uniform, erk or entropy"
+    )
     prune.add_argument("--include", nargs="+", metavar="LAYER", help="prune only these (names or patterns)")
     prune.add_argument("--exclude", nargs="+", metavar="LAYER", help="leave these alone")
     prune.add_argument("--loss", help="for a model saved without one")
@@ -80,6 +92,36 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--batch-size", type=int, default=128, help="samples per step (128)")
     prune.add_argument("--scale", default="none", help="none (default), auto, unit or standard")
     _add_data_options(prune)
+
+    search = commands.add_parser(
+        "search",
+        help="data -> the narrowest code that is still good, its curve and its model",
+        description="Find the narrowest good code of an autoencoder; write the answer, its curve and the model.",
+        allow_abbrev=False,
+    )
+    search.add_argument("data", metavar="DATA", help="as DATA of compress")
+    search.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    search.add_argument("--widths", default="16:64:4", help="FIRST:LAST:STEP or A,B,C (16:64:4)")
+    search.add_argument(
+        "--tolerance", type=float, default=0.05, help="fraction of the way from the best loss to the mean's (0.05)"
+    )
+    search.add_argument("--choose", default="tolerance", help="tolerance (default), knee, pareto or budget")
+    search.add_argument("--method", default="auto", help="auto (default), screen or hyperband")
+    search.add_argument("--kind", default="dense", help="dense (default), convolutional, recurrent, ...")
+    search.add_argument("--hidden-units", type=_widths, metavar="A,B", help="as for compress")
+    search.add_argument("--max-epochs", type=int, default=30, help="passes of one full training (30)")
+    search.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (0.001)")
+    search.add_argument("--seeds", type=int, default=3, help="trainings of each candidate (3)")
+    search.add_argument("--max-bytes", type=int, metavar="BYTES", help="largest float32 .tflite file")
+    search.add_argument("--max-latency", type=float, metavar="MS", help="longest time for one sample")
+    search.add_argument("--sparsity", type=float, help="fraction of weights set to zero in each trial")
+    search.add_argument("--criterion", metavar="NAME", help="which weights go first; see names")
+    search.add_argument(
+        "--workers", type=int, metavar="N", help="processes that share the trials of hyperband (default: one)"
+    )
+    search.add_argument("--key", help="which array of a .npz file")
+    search.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    search.add_argument("--quiet", action="store_true", help="no progress lines")
 
     commands.add_parser(
         "names",
@@ -115,6 +157,13 @@ def _prune(arguments: dict[str, Any]) -> Any:
         arguments.pop("epochs")
     places = [arguments.pop(name) for name in ("model", "data", "out")]
     return pipeline.prune_file(*places, progress=not quiet, **arguments)
+
+
+def _search(arguments: dict[str, Any]) -> Any:
+    from keras_aeprune.pipeline.search_files import search_files
+
+    quiet = arguments.pop("quiet")
+    return search_files(arguments.pop("data"), arguments.pop("out"), progress=not quiet, **arguments)
 
 
 def _names(arguments: dict[str, Any]) -> str:
@@ -155,7 +204,7 @@ def _line(member: type) -> str:
     return lines[0].strip() if lines else ""
 
 
-_COMMANDS = {"compress": _compress, "prune": _prune, "names": _names}
+_COMMANDS = {"compress": _compress, "prune": _prune, "search": _search, "names": _names}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

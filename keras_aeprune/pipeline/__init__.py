@@ -3,6 +3,17 @@
 from keras_aeprune.pipeline.job import Result, compress
 from keras_aeprune.pipeline.plan import Plan, plan
 from keras_aeprune.pipeline.prune_file import PrunedFile, prune_file
+from keras_aeprune.pipeline.search_files import SearchFiles, search_files
 from keras_aeprune.pipeline.settings import Settings
 
-__all__ = ["Plan", "PrunedFile", "Result", "Settings", "compress", "plan", "prune_file"]
+__all__ = [
+    "Plan",
+    "PrunedFile",
+    "Result",
+    "SearchFiles",
+    "Settings",
+    "compress",
+    "plan",
+    "prune_file",
+    "search_files",
+]

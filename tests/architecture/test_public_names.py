@@ -84,11 +84,29 @@ SIGNATURES = {
     "sparsity.iterative": "model, data, *, target, rounds, sparsities, epochs, dense_epochs, validation, "
     "limit, criterion, allocation, pattern, pruning, rewind, train, directory, seed, "
     "callbacks, progress, **fit",
-    "sparsity.one_shot": "model, sparsity, data, *, criterion, rounds, allocation, pattern, limits, include, exclude, "
-    "loss, compensate, progress",
+    "sparsity.one_shot": "model, sparsity, data, *, criterion, rounds, allocation, pattern, limits, include, "
+    "exclude, loss, compensate, progress",
     "sparsity.entropy_allocation": "model, data",
     "search.choose_criterion": "model, data, sparsity, *, validation, criteria, allocations, epochs, seed, "
     "pruning, **fit",
+    "search.compare_calibration": "model, data, sparsity, *, sources, criterion, samples, seeds, validation, "
+    "epochs, allocation, pruning, directory, progress, **fit",
+    "search.encoding_width": "x, widths, tolerance, *, choose, method, kind, hidden_units, max_epochs, factor, "
+    "seeds, directory, validation, max_bytes, max_latency, sparsity, criterion, progress, workers, seed, **options",
+    "search.AutoencoderHyperModel": "data, *, kind, encoding_dim, depth, units, hidden_units, activation, "
+    "learning_rate, batch_size, loss, sparsity, criterion, allocation, pruning, objective, measures, measure_on, "
+    "quantize, max_params, seed, **options",
+    "search.with_pruning": "build_model, sparsity, *, criterion, allocation, schedule, ramp, data, measures, "
+    "**options",
+    "search.Hyperband": "hypermodel, objective, *, max_epochs, factor, hyperband_iterations, seed, directory, "
+    "project_name, overwrite, max_failures, keep, progress, tensorboard, **kwargs",
+    "search.hyperband_plan": "max_epochs, factor, *, iterations, values",
+    "search.evaluate": "task, config, rung, checkpoint, save_to",
+    "search.measure": "model, names, *, quantize, data, runs",
+    "search.pareto": "rows, objectives",
+    "search.pca_curve": "x, widths, *, validation",
+    "search.screen": "x, widths, *, validation, hidden_units, activation, output_activation, epochs, batch_size, "
+    "learning_rate, seeds, say",
     "regularizers.WeightPenalty": "l1, lp, p",
     "regularizers.WeightEntropy": "rate, maximize, *, bins",
     "regularizers.ActivationEntropy": "rate, minimize, *, bins",
