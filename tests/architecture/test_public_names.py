@@ -92,7 +92,8 @@ SIGNATURES = {
     "search.compare_calibration": "model, data, sparsity, *, sources, criterion, samples, seeds, validation, "
     "epochs, allocation, pruning, directory, progress, **fit",
     "search.encoding_width": "x, widths, tolerance, *, choose, method, kind, hidden_units, max_epochs, factor, "
-    "seeds, directory, validation, max_bytes, max_latency, sparsity, criterion, progress, workers, seed, **options",
+    "seeds, directory, validation, max_bytes, max_latency, sparsity, criterion, progress, "
+    "workers, seed, **options",
     "search.AutoencoderHyperModel": "data, *, kind, encoding_dim, depth, units, hidden_units, activation, "
     "learning_rate, batch_size, loss, sparsity, criterion, allocation, pruning, objective, measures, measure_on, "
     "quantize, max_params, seed, **options",
