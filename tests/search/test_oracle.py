@@ -166,7 +166,10 @@ def test_nan_is_cured_by_a_retry_with_another_seed(tmp_path):
         seen.append(np.random.rand())
         return math.nan if len(seen) == 1 else 0.5
 
-    tuner = searched(tmp_path, score, RandomSearch, max_trials=1, max_retries_per_trial=2)
+    space = kt.HyperParameters()
+    width(space)  # known before the first run: both runs have the same values
+    own = {"max_trials": 1, "max_retries_per_trial": 2, "hyperparameters": space}
+    tuner = searched(tmp_path, score, RandomSearch, **own)
     assert len(seen) == 2 and seen[0] != seen[1]
     trial = tuner.get_best_trials()[0]
     assert trial.score == 0.5 and trial.message is None

@@ -138,6 +138,36 @@ def test_a_promoted_trial_begins_with_the_best_epoch_of_its_parent(tmp_path, sea
         assert loss == pytest.approx(tuner.oracle.trials[parent].score, rel=1e-5)
 
 
+def test_the_best_epoch_is_written_and_the_model_keeps_its_last(tmp_path):
+    model = build(kt.HyperParameters())
+    path = tmp_path / "best.weights.h5"
+    saver = checkpoints.SaveBestWeights(kt.Objective("val_loss", "min"), path)
+    saver.set_model(model)
+    for epoch, loss in enumerate([np.nan, 0.2, 0.1, 0.3, np.inf]):
+        for variable in model.weights:
+            variable.assign(np.full(variable.shape, epoch))
+        saver.on_epoch_end(epoch, {"val_loss": loss})
+    assert not path.exists()  # once, at the end
+    saver.write()
+    assert {float(value) for variable in model.weights for value in np.ravel(variable)} == {4.0}
+    checkpoints.load_weights(model, path)
+    assert {float(value) for variable in model.weights for value in np.ravel(variable)} == {2.0}
+
+
+def test_a_worker_deletes_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("grpc")
+    kept = tmp_path / "search" / "trial_0000" / "trial.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    own = {"TUNER_ID": "worker0", "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": "9"}
+    for name, value in own.items():
+        monkeypatch.setenv(f"KERASTUNER_{name}", value)
+    tuner = hyperband(tmp_path, overwrite=True)
+    assert kept.exists()
+    with pytest.raises(InputError, match="chief"):
+        tuner.table()
+
+
 def test_a_repeated_search_gives_the_same_scores_and_another_seed_others(tmp_path):
     def scores(seed, name):
         tuner = RandomSearch(
