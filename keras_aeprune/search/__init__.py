@@ -7,6 +7,7 @@
 - `evaluate`, `Task`, `Rung`   one trial without any engine
 - `measure`, `pareto`          parameters, bytes and latency of a trial; what nothing else beats
 - `pca_curve`, `screen`, `rules`   the curve, all widths at once, and what is good enough
+- `launch`                     any of these tuners in several processes
 - `choose_criterion`           criterion and allocation by successive halving
 - `compare_calibration`        what generated samples and noise are worth beside real data
 """
@@ -24,6 +25,7 @@ from keras_aeprune.search.trial import Goal, Rung, Task, evaluate
 from keras_aeprune.search.tuner import BayesianOptimization, Hyperband, RandomSearch
 from keras_aeprune.search.width import encoding_width
 from keras_aeprune.search.width_result import Curve, Trials, WidthResult
+from keras_aeprune.search.workers import launch
 
 __all__ = [
     "AutoencoderHyperModel",
@@ -48,6 +50,7 @@ __all__ = [
     "encoding_width",
     "evaluate",
     "hyperband_plan",
+    "launch",
     "measure",
     "pareto",
     "pca_curve",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -108,14 +109,14 @@ class SaveBestWeights(SaveBestEpoch):
         super().on_epoch_end(epoch, logs or {})
 
     def _save_model(self):
-        self._best = [np.array(variable) for variable in self.model.weights]
+        self._best = _values(self.model.weights)
 
     def write(self) -> None:
         """Write the best weights; the model keeps those that it has. Nothing, if no epoch has ended."""
         if self._best is None or not _writes(self.model):
             return
         variables = self.model.weights
-        last = [np.array(variable) for variable in variables]
+        last = _values(variables)
         _assign(variables, self._best)
         try:
             save_weights(self.model, self.filepath)
@@ -132,3 +133,7 @@ def _writes(model: keras.Model) -> bool:
 def _assign(variables, values) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def _values(variables: Any) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable), copy=True) for variable in variables]

@@ -78,7 +78,7 @@ class Repaired(keras_tuner.Tuner):
             state.compare_manifest(self.project_dir, {**self._manifest, **data})
             self.save()
         if processes.is_chief_oracle():
-            importlib.import_module("keras_tuner.src.distribute.oracle_chief").start_server(self.oracle)
+            importlib.import_module("keras_aeprune.search.workers").hand_out(self.oracle)
         else:
             self.on_search_begin()
             with memory.frozen():

@@ -285,7 +285,7 @@ def test_data_of_every_kind_are_taken(monkeypatch):
         ({"hidden_units": (0,)}, "hidden_units"),
         ({"nothing": 1}, "nothing"),
         ({"seeds": 0}, "seeds"),
-        ({"workers": 2}, "workers"),
+        ({"workers": 0}, "workers"),
         ({"x": X[:5]}, "10 or more"),
         ({"x": (255 * np.abs(X)).astype("uint8")}, "scales them"),
         ({"x": np.where(X > 2, np.nan, X)}, "NaN"),
