@@ -102,7 +102,7 @@ SIGNATURES = {
     "search.Hyperband": "hypermodel, objective, *, max_epochs, factor, hyperband_iterations, seed, directory, "
     "project_name, overwrite, max_failures, keep, progress, tensorboard, **kwargs",
     "search.hyperband_plan": "max_epochs, factor, *, iterations, values",
-    "search.launch": "make_tuner, *fit_args, workers, threads, restarts, **fit_kwargs",
+    "search.launch": "make_tuner, *fit_args, *, workers, threads, restarts, **fit_kwargs",
     "search.evaluate": "task, config, rung, checkpoint, save_to",
     "search.measure": "model, names, *, quantize, data, runs",
     "search.pareto": "rows, objectives",
