@@ -37,7 +37,7 @@ ONCE = (
     "activation_variance, uniform",
     "apoz, uniform",
     "activation_entropy, uniform",
-    "woodfisher, global",
+    "woodfisher block_size=32, global",
 )
 RUNS = {**base.RUNS, "methods": METHODS, "once": ONCE}
 QUICK_RUNS = {**base.QUICK_RUNS, "methods": (base.PEER, "global", BEST)}

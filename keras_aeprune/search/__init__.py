@@ -20,7 +20,7 @@ from keras_aeprune.search.choice import Candidate, Choice, choose_criterion
 from keras_aeprune.search.hypermodel import AutoencoderHyperModel
 from keras_aeprune.search.measures import measure, pareto
 from keras_aeprune.search.pruning import Pruning, with_pruning
-from keras_aeprune.search.screen import Screen, pca_curve, screen
+from keras_aeprune.search.screening import Screen, pca_curve, screen
 from keras_aeprune.search.trial import Goal, Rung, Task, evaluate
 from keras_aeprune.search.tuner import BayesianOptimization, Hyperband, RandomSearch
 from keras_aeprune.search.width import encoding_width

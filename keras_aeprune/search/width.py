@@ -17,7 +17,7 @@ from keras_aeprune._files import fingerprint, write_json, writing
 from keras_aeprune._progress import Say, clock, silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, fraction, one_of, positive_int
 from keras_aeprune.search import rules
-from keras_aeprune.search.screen import Screen, pca_curve, screen
+from keras_aeprune.search.screening import Screen, pca_curve, screen
 from keras_aeprune.search.state import hashed_seed
 from keras_aeprune.search.width_inputs import Data, checked_widths, method_for, search_folder
 from keras_aeprune.search.width_result import Curve, Trials, WidthResult

@@ -17,7 +17,7 @@ from keras_aeprune._files import remove_unfinished, writable_folder, write_json
 from keras_aeprune._validation import InputError, one_of, positive_int, refuse, shown
 from keras_aeprune.datasets.checks import check_values
 from keras_aeprune.datasets.loading import split_rows
-from keras_aeprune.search.screen import flat
+from keras_aeprune.search.screening import flat
 from keras_aeprune.sparsity.iterative_state import described
 
 BATCHED = ("activation", "output_activation", "batch_size", "learning_rate")  # options that the screen takes

@@ -19,7 +19,7 @@ from keras_aeprune.search import checkpoints
 from keras_aeprune.search.hypermodel import AutoencoderHyperModel
 from keras_aeprune.search.measures import BAD, measure
 from keras_aeprune.search.rules import WORST, Hinge
-from keras_aeprune.search.screen import Batch, flat
+from keras_aeprune.search.screening import Batch, flat
 from keras_aeprune.search.state import hashed_seed
 from keras_aeprune.search.trial import Rung, evaluate
 from keras_aeprune.search.tuner import Hyperband

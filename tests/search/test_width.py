@@ -12,10 +12,10 @@ import pytest
 
 from keras_aeprune import datasets, models
 from keras_aeprune._validation import BudgetError, InputError
-from keras_aeprune.search import screen as screens
+from keras_aeprune.search import screening as screens
 from keras_aeprune.search import width as room
 from keras_aeprune.search import width_trainers
-from keras_aeprune.search.screen import pca_curve
+from keras_aeprune.search.screening import pca_curve
 from keras_aeprune.search.width import encoding_width
 from keras_aeprune.search.width_result import Curve, Trials, WidthResult
 

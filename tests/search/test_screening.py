@@ -6,8 +6,8 @@ import pytest
 
 from keras_aeprune import models
 from keras_aeprune._validation import InputError
-from keras_aeprune.search import screen as room
-from keras_aeprune.search.screen import Batch, Screen, grouped, pca_curve, screen
+from keras_aeprune.search import screening as room
+from keras_aeprune.search.screening import Batch, Screen, grouped, pca_curve, screen
 
 RANDOM = np.random.default_rng(0)
 X = (RANDOM.normal(size=(90, 3)) @ RANDOM.normal(size=(3, 10))).astype("float32")
