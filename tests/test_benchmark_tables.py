@@ -82,3 +82,17 @@ def test_without_real_data_the_reason_is_given(load, monkeypatch):
     for name in ("reconstruction", "vae", "anomalies", "embeddings", "few_labels", "replacement"):
         script = load(name)
         assert script.show(script.run(False)) == "skipped, KERAS_AEPRUNE_DATA is not set"
+
+
+def test_criteria_are_compared_with_tfmot_on_their_own_seeds_and_sorted_by_the_last_column(load):
+    errors = {"tfmot": (0.02, 0.04), "wanda, global": (0.01,), "erk": (0.03, 0.05)}
+    rows = [
+        {"method": m, "sparsity": s, "seed": seed, "test_mse": e * s, "dense_mse": 0.01, "seconds": 9}
+        for m, ones in errors.items()
+        for seed, e in enumerate(ones)
+        for s in (0.5, 1.0)
+    ]
+    lines = load("all_criteria").show({"runs": rows}).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["wanda,", "tfmot", "magnitude,"]
+    assert "0.01000 (0.500)" in lines[0]  # 0.01 / 0.02 of the same seed, not of both
+    assert "0.04000 (1.333)" in lines[2]
