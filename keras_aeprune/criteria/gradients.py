@@ -88,8 +88,8 @@ class GradientMagnitude(Criterion):
 
         s = |w| * (mean over batches of g_b^2)^(exponent / 2),    g_b = gradient of the batch's mean loss
 
-    The exponent is small, since gradients are noisy and change when other weights go: of 0, 0.125 to 0.35, 0.5
-    and 1, those near 0.25 had the lowest test error on Fashion-MNIST, and 1 a higher one than magnitudes alone.
+    The exponent is small, since gradients are noisy and change when other weights go: of 0, 0.25, 0.5 and 1 on an
+    autoencoder of Fashion-MNIST 0.25 had the lowest test error, and 1 a higher one than 0 at 90% and 95% zeros.
     Exponent 1 ranks single weights as `Taylor` does, and as GBLM-Pruner does for language models: Das et al.,
     "Beyond size: how gradients shape pruning decisions", 2023, https://arxiv.org/abs/2311.04902.
 
