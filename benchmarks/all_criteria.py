@@ -3,9 +3,9 @@
 The network, the schedule, the batches and the seeds are those of `against_tfmot`. Criteria that need data see
 2,048 training samples at every update of the masks. Scores that can be compared between layers share one threshold
 ("global"); scores of units, entropies and random numbers cannot, so that there every kernel gets the same fraction
-("uniform"). Rows of one seed have no more for want of time, good ones among them. Rows of tfmot and of the magnitude
-are taken from `against_tfmot` where that has run with the same settings. WoodFisher has small blocks, since it is
-measured at every update.
+("uniform"). Rows of one seed have no more for want of time, good ones among them. Rows of tfmot and of
+magnitude are taken from `against_tfmot` where that has run with the same settings.
+WoodFisher has small blocks, since it is measured at every update.
 """
 
 import json
