@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-__all__ = ["consumers", "input_layers", "is_graph", "operations", "output_layers", "producers"]
+__all__ = ["consumers", "input_layers", "is_graph", "operations", "output_layers", "producers", "run"]
 
 
 def is_graph(model: Any) -> bool:
@@ -61,3 +62,32 @@ def input_layers(model: keras.Model) -> list[Any]:
 def output_layers(model: keras.Model) -> list[Any]:
     """The layers that make the model's outputs."""
     return [_operation(tensor) for tensor in model.outputs]
+
+
+def run(model: keras.Model, inputs: Sequence[Any], call: Callable[..., Any]) -> list[Any]:
+    """Walk through a model's calls in their order with values of any kind in the place of its tensors.
+
+    Args:
+        model: a built functional or Sequential model.
+        inputs: one value for each of its input tensors.
+        call: call(node, args, kwargs) -> the values of the node's outputs; `node.operation` is the layer or
+            operation that is called, a nested model as a whole.
+
+    Returns:
+        One value for each output tensor.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+        >>> run(model, [1], lambda node, args, kwargs: args[0] * node.operation.units)
+        [3]
+    """
+    graph = _graph(model)
+    values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if node.is_input or any(id(tensor) not in values for tensor in node.input_tensors):
+                continue
+            args, kwargs = node.arguments.fill_in(values)
+            outputs = keras.tree.flatten(call(node, args, kwargs))
+            values.update((id(tensor), value) for tensor, value in zip(node.outputs, outputs, strict=True))
+    return [values[id(tensor)] for tensor in graph.outputs]
