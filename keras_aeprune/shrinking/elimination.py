@@ -1,0 +1,194 @@
+"""Choose units by what is lost when the next layer makes up for them as well as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_aeprune import calibration
+from keras_aeprune.shrinking.inputs import recorder
+from keras_aeprune.shrinking.tracing import Group, Traced
+from keras_aeprune.shrinking.units import Member, Part
+
+__all__ = ["Consumer", "consumers", "elimination_scores", "eliminate"]
+
+_ROWS = 20_000  # positions of one layer's input that are looked at
+_BATCH = 256
+_LARGEST = 4096  # columns of a layer's input whose second moments are held
+
+
+@dataclass(eq=False)
+class Consumer:
+    """A layer's input on data, as far as its own weights tell what matters of it.
+
+    Args:
+        gram: second moments of its columns, shape (columns, columns).
+        weights: what it makes of each column, shape (columns, outputs).
+        classes: class of units of each column.
+    """
+
+    gram: np.ndarray
+    weights: np.ndarray
+    classes: np.ndarray
+
+
+def eliminate(consumers: Sequence[Consumer], classes: np.ndarray, *, damping: float = 1e-2) -> np.ndarray:
+    """Take classes out one by one, always the one whose loss can best be made up for, and say when each went.
+
+    With G = X'X / n and the weights W of a layer that takes X, the least error of its output without the columns
+    S, when the remaining weights are refitted, grows by
+
+        sum over outputs of w_S' ((G^-1)_SS)^-1 w_S
+
+    after which W and G^-1 are those without S (Optimal Brain Surgeon, Hassibi and Stork 1992,
+    https://papers.nips.cc/paper/1992/hash/303ed4c69846ab36c2904d3ba8573050-Abstract.html, for columns instead of
+    single weights). Errors of several layers that take the same units are added, each relative to its output's
+    power.
+
+    Args:
+        consumers: layers that take these units.
+        classes: numbers of the classes that may go; 1 or more.
+        damping: added to the diagonal of G, as a fraction of its mean, > 0.
+
+    Returns:
+        float64 array, for each of `classes` the relative error of the outputs once it is gone, with all that
+        went before it; ascending in the order of going, so a higher one stays longer.
+
+    Example:
+        >>> gram = np.diag([4.0, 1.0, 1.0])
+        >>> one = Consumer(gram, np.array([[1.0], [3.0], [1.0]]), np.array([0, 1, 2]))
+        >>> eliminate([one], np.array([0, 1, 2]), damping=1e-9).round(3).tolist()  # of 4 + 9 + 1
+        [0.357, 1.0, 0.071]
+    """
+    parts = []
+    for one in consumers:
+        power = float(np.einsum("io,ij,jo->", one.weights, one.gram, one.weights))
+        mean = float(np.trace(one.gram)) / len(one.gram)
+        if power <= 0 or mean <= 0:
+            continue
+        inverse = np.linalg.inv(one.gram + damping * mean * np.eye(len(one.gram)))
+        columns = [np.flatnonzero(one.classes == number) for number in classes]
+        parts.append((inverse, one.weights / np.sqrt(power), columns))
+    left, found, gone = np.ones(len(classes), bool), np.zeros(len(classes)), 0.0
+    for _ in range(len(classes)):
+        rise = np.zeros(len(classes))
+        for inverse, weights, columns in parts:
+            rise += _rises(inverse, weights, columns, left)
+        rise[~left] = np.inf
+        number = int(np.argmin(rise))
+        gone += float(rise[number])
+        found[number], left[number] = gone, False
+        for index, (inverse, weights, columns) in enumerate(parts):
+            parts[index] = (*_without(inverse, weights, columns[number]), columns)
+    return found
+
+
+def _rises(inverse: np.ndarray, weights: np.ndarray, columns: list[np.ndarray], left: np.ndarray) -> np.ndarray:
+    single = [len(one) == 1 for one in columns]
+    if all(single):
+        at = np.concatenate(columns)
+        power = np.square(weights[at]).sum(axis=1)
+        return np.where(left, power / np.maximum(np.diag(inverse)[at], 1e-30), np.inf)
+    found = np.full(len(columns), np.inf)
+    for number in np.flatnonzero(left):
+        at = columns[number]
+        if not len(at):
+            found[number] = 0.0
+            continue
+        taken = weights[at]
+        found[number] = float((taken * np.linalg.solve(inverse[np.ix_(at, at)], taken)).sum())
+    return found
+
+
+def _without(inverse: np.ndarray, weights: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse and the refitted weights once columns are gone; their own rows become zero."""
+    if not len(at):
+        return inverse, weights
+    across = inverse[:, at]
+    block = across[at]
+    weights = weights - across @ np.linalg.solve(block, weights[at])
+    inverse = inverse - across @ np.linalg.solve(block, across.T)
+    weights[at] = 0.0
+    inverse[at, :] = inverse[:, at] = 0.0
+    inverse[at, at] = 1e-30
+    return inverse, weights
+
+
+def consumers(traced: Traced, data: Any, *, samples: int = 2048, seed: int = 0) -> dict[int, list[Consumer]]:
+    """{class: the layers that take its units}, with their inputs' second moments on calibration data.
+
+    Layers that are looked at: those whose kernel takes the last axis of their first input (Dense, convolutions,
+    recurrent kernels). A convolution's window is taken apart: the moments are those of its channels.
+
+    Args:
+        traced: the model with its units.
+        data: calibration samples, as for `calibration.get`.
+        samples: that are used at most, >= 1.
+        seed: of their draw, and of the positions that are looked at.
+    """
+    members = [m for m in dict.fromkeys(traced.members.values()) if _outer(m)]
+    known = calibration.get(data, samples=samples, seed=seed)
+    record = recorder(traced.model, [m.layer for m in members])
+    arrays = keras.tree.flatten(known.x)
+    count = len(arrays[0])
+    random = np.random.default_rng(seed)
+    sums: list[Any] = [0.0] * len(members)
+    rows = [0] * len(members)
+    for start in range(0, count, _BATCH):
+        batch = [a[start : start + _BATCH] for a in arrays]
+        for number, calls in enumerate(record(batch if len(batch) > 1 else batch[0])):
+            for call in calls:
+                values = np.asarray(call[0], np.float64)
+                values = values.reshape(-1, values.shape[-1])
+                most = max(1, _ROWS * _BATCH // max(count, _BATCH))
+                if len(values) > most:
+                    values = values[random.choice(len(values), most, replace=False)]
+                sums[number] = sums[number] + values.T @ values
+                rows[number] += len(values)
+    found: dict[int, list[Consumer]] = {}
+    for member, total, n in zip(members, sums, rows, strict=True):
+        part = _outer(member)
+        values = np.moveaxis(keras.ops.convert_to_numpy(part.variable).astype(np.float64), part.takes, 0)
+        ids = traced.classes[part.axes[part.takes]]
+        one = Consumer(total / max(n, 1), values.reshape(len(values), -1), ids)
+        for number in np.unique(ids).tolist():
+            found.setdefault(number, []).append(one)
+    return found
+
+
+def _outer(member: Member) -> Part | None:
+    """The kernel that takes the layer's first input, if there is one of a width that can be handled."""
+    if tuple(member.mixed) != (0,) or member.inputs[0] is None or len(member.inputs[0]) > _LARGEST:
+        return None
+    for part in member.parts:
+        ids = part.axes[part.takes] if part.takes is not None else None
+        if ids is not None and np.array_equal(ids, member.inputs[0]):
+            return part
+    return None
+
+
+def elimination_scores(
+    traced: Traced, groups: Sequence[Group], data: Any, *, samples: int = 2048, seed: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """Scores of all classes by `eliminate`, and the names of groups that no such layer takes.
+
+    Args:
+        traced: the model with its units.
+        groups: that can be cut.
+        data: calibration samples.
+        samples: as for `consumers`.
+        seed: as for `consumers`.
+    """
+    taken = consumers(traced, data, samples=samples, seed=seed)
+    scores, unknown = np.zeros(len(traced.classes)), []
+    for group in groups:
+        own = {id(one): one for number in group.classes.tolist() for one in taken.get(number, ())}
+        if not own:
+            unknown.append(group.name)
+            continue
+        scores[group.classes] = eliminate(list(own.values()), group.classes)
+    return scores, unknown
