@@ -64,58 +64,69 @@ def eliminate(consumers: Sequence[Consumer], classes: np.ndarray, *, damping: fl
         >>> eliminate([one], np.array([0, 1, 2]), damping=1e-9).round(3).tolist()  # of 4 + 9 + 1
         [0.357, 1.0, 0.071]
     """
-    parts = []
-    for one in consumers:
-        power = float(np.einsum("io,ij,jo->", one.weights, one.gram, one.weights))
-        mean = float(np.trace(one.gram)) / len(one.gram)
-        if power <= 0 or mean <= 0:
-            continue
-        inverse = np.linalg.inv(one.gram + damping * mean * np.eye(len(one.gram)))
-        columns = [np.flatnonzero(one.classes == number) for number in classes]
-        parts.append((inverse, one.weights / np.sqrt(power), columns))
+    parts = [part for one in consumers if (part := _Columns.of(one, classes, damping)) is not None]
     left, found, gone = np.ones(len(classes), bool), np.zeros(len(classes)), 0.0
     for _ in range(len(classes)):
-        rise = np.zeros(len(classes))
-        for inverse, weights, columns in parts:
-            rise += _rises(inverse, weights, columns, left)
-        rise[~left] = np.inf
+        rise = np.where(left, sum((part.rises() for part in parts), np.zeros(len(classes))), np.inf)
         number = int(np.argmin(rise))
         gone += float(rise[number])
         found[number], left[number] = gone, False
-        for index, (inverse, weights, columns) in enumerate(parts):
-            parts[index] = (*_without(inverse, weights, columns[number]), columns)
+        for part in parts:
+            part.take(number)
     return found
 
 
-def _rises(inverse: np.ndarray, weights: np.ndarray, columns: list[np.ndarray], left: np.ndarray) -> np.ndarray:
-    single = [len(one) == 1 for one in columns]
-    if all(single):
-        at = np.concatenate(columns)
-        power = np.square(weights[at]).sum(axis=1)
-        return np.where(left, power / np.maximum(np.diag(inverse)[at], 1e-30), np.inf)
-    found = np.full(len(columns), np.inf)
-    for number in np.flatnonzero(left):
-        at = columns[number]
+class _Columns:
+    """One layer's columns while classes of them go: G^-1 and W W', which is all that the error needs of W."""
+
+    def __init__(self, inverse: np.ndarray, power: np.ndarray, owner: np.ndarray, count: int):
+        self.inverse, self.power, self.owner, self.count = inverse, power, owner, count
+        self.single = len(np.unique(owner[owner >= 0])) == np.count_nonzero(owner >= 0)
+        self.live = np.ones(len(owner), bool)
+
+    @classmethod
+    def of(cls, one: Consumer, classes: np.ndarray, damping: float) -> _Columns | None:
+        """The columns of a layer; None for one whose output is always 0."""
+        power = one.weights @ one.weights.T
+        whole, mean = float(np.einsum("ij,ij->", power, one.gram)), float(np.trace(one.gram)) / len(one.gram)
+        if whole <= 0 or mean <= 0:
+            return None
+        places = np.searchsorted(classes, one.classes, sorter=(order := np.argsort(classes)))
+        at = order[np.minimum(places, len(classes) - 1)]
+        owner = np.where(classes[at] == one.classes, at, -1)
+        inverse = np.linalg.inv(one.gram + damping * mean * np.eye(len(one.gram)))
+        return cls(inverse, power / whole, owner, len(classes))
+
+    def rises(self) -> np.ndarray:
+        """For each class the growth of the relative error if it goes next; 0 for one that is not taken here."""
+        found = np.zeros(self.count)
+        if self.single:
+            own = self.live & (self.owner >= 0)
+            ratio = np.diagonal(self.power)[own] / np.diagonal(self.inverse)[own]
+            found[self.owner[own]] = ratio
+            return found
+        for number in np.unique(self.owner[self.live & (self.owner >= 0)]):
+            at = np.flatnonzero(self.live & (self.owner == number))
+            block = np.ix_(at, at)
+            found[number] = np.trace(np.linalg.solve(self.inverse[block], self.power[block]))
+        return found
+
+    def take(self, number: int) -> None:
+        """Let a class go, and refit."""
+        at = np.flatnonzero(self.live & (self.owner == number))
         if not len(at):
-            found[number] = 0.0
-            continue
-        taken = weights[at]
-        found[number] = float((taken * np.linalg.solve(inverse[np.ix_(at, at)], taken)).sum())
-    return found
-
-
-def _without(inverse: np.ndarray, weights: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse and the refitted weights once columns are gone; their own rows become zero."""
-    if not len(at):
-        return inverse, weights
-    across = inverse[:, at]
-    block = across[at]
-    weights = weights - across @ np.linalg.solve(block, weights[at])
-    inverse = inverse - across @ np.linalg.solve(block, across.T)
-    weights[at] = 0.0
-    inverse[at, :] = inverse[:, at] = 0.0
-    inverse[at, at] = 1e-30
-    return inverse, weights
+            return
+        across = np.linalg.solve(self.inverse[np.ix_(at, at)], self.inverse[at]).T
+        own = self.power[at]
+        mixed = across @ (own - 0.5 * own[:, at] @ across.T)
+        self.power -= mixed
+        self.power -= mixed.T
+        self.inverse -= across @ self.inverse[at]
+        self.live[at] = False
+        if self.live.sum() < 0.75 * len(self.live):  # smaller arrays from here on
+            keep = np.flatnonzero(self.live)
+            self.power, self.inverse = self.power[np.ix_(keep, keep)], self.inverse[np.ix_(keep, keep)]
+            self.owner, self.live = self.owner[keep], self.live[keep]
 
 
 def consumers(traced: Traced, data: Any, *, samples: int = 2048, seed: int = 0) -> dict[int, list[Consumer]]:
