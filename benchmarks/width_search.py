@@ -63,7 +63,13 @@ def run(quick):
         **{"samples": samples, "epochs": epochs, "search": found, "losses": losses},
         "width": smallest_good(list(WIDTHS), losses, found["mean_loss"]),
         "seconds": sum(one["seconds"] for one in every.values()),
+        "fastest": min(one["seconds"] for one in every.values()),
     }
+
+
+def _fair(result):
+    """The share if nothing else had slowed the long part down."""
+    return result["search"]["seconds"] / (len(WIDTHS) * result["fastest"])
 
 
 def show(result):
@@ -78,6 +84,7 @@ def show(result):
             f"{'':<24}{'width':>6}{'seconds':>9}{'share':>7}",
             f"{'every width to the end':<24}{result['width']:>6}{result['seconds']:>9.0f}{1:>7.2f}",
             f"{'search':<24}{search['width']:>6}{search['seconds']:>9.0f}{share:>7.2f}   again: {retrained}",
+            f"against {len(WIDTHS)} times the fastest of these trainings: {_fair(result):.2f}",
             search["answer"],
             "losses of all widths: " + " ".join(f"{loss:.5f}" for loss in result["losses"]),
         ]

@@ -93,6 +93,37 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--scale", default="none", help="none (default), auto, unit or standard")
     _add_data_options(prune)
 
+    shrink = commands.add_parser(
+        "shrink",
+        help="cut units and layers out of a model of your own: model.keras -> small.keras",
+        description="Cut units and layers out of a Keras model, train what is left, save a plain .keras file.",
+        allow_abbrev=False,
+    )
+    shrink.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
+    shrink.add_argument("--data", required=True, help="as DATA of compress; labels y are used if there")
+    shrink.add_argument("--out", required=True, metavar="FILE", help="the .keras file to write")
+    shrink.add_argument(
+        "--max-error-increase", type=float, metavar="F", help="fraction by which the loss may grow (0.05)"
+    )
+    shrink.add_argument("--keep", type=float, metavar="F", help="one cut: fraction of units that stay everywhere")
+    shrink.add_argument("--target-params", type=float, metavar="N", help="numbers in all weights at most")
+    shrink.add_argument("--target-macs", type=float, metavar="N", help="multiplications for one sample at most")
+    shrink.add_argument("--target-bytes", type=float, metavar="N", help="bytes of float32 weights at most")
+    shrink.add_argument(
+        "--criterion", default="elimination", metavar="NAME", help="which units go first (elimination); see names"
+    )
+    shrink.add_argument("--no-layers", dest="layers", action="store_false", help="only units, no whole layers")
+    shrink.add_argument(
+        "--no-mirror", dest="mirror", action="store_false", help="widths of both halves may differ"
+    )
+    shrink.add_argument("--round-to", type=int, default=8, metavar="N", help="widths are multiples of this (8)")
+    shrink.add_argument("--dry-run", action="store_true", help="print the plan of one cut, write nothing")
+    shrink.add_argument("--loss", help="for a model saved without one")
+    shrink.add_argument("--learning-rate", type=float, help="of Adam (0.001)")
+    shrink.add_argument("--batch-size", type=int, default=128, help="samples per step (128)")
+    shrink.add_argument("--scale", default="none", help="none (default), auto, unit or standard")
+    _add_data_options(shrink)
+
     search = commands.add_parser(
         "search",
         help="data -> the narrowest code that is still good, its curve and its model",
@@ -159,6 +190,16 @@ def _prune(arguments: dict[str, Any]) -> Any:
     return pipeline.prune_file(*places, progress=not quiet, **arguments)
 
 
+def _shrink(arguments: dict[str, Any]) -> Any:
+    from keras_aeprune.pipeline.shrink_file import shrink_file
+
+    quiet = arguments.pop("quiet")
+    if arguments["epochs"] is None:
+        arguments.pop("epochs")
+    places = [arguments.pop(name) for name in ("model", "data", "out")]
+    return shrink_file(*places, progress=not quiet, **arguments)
+
+
 def _search(arguments: dict[str, Any]) -> Any:
     from keras_aeprune.pipeline.search_files import search_files
 
@@ -204,7 +245,7 @@ def _line(member: type) -> str:
     return lines[0].strip() if lines else ""
 
 
-_COMMANDS = {"compress": _compress, "prune": _prune, "search": _search, "names": _names}
+_COMMANDS = {"compress": _compress, "prune": _prune, "shrink": _shrink, "search": _search, "names": _names}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from keras_aeprune import calibration, criteria, datasets, models
 from keras_aeprune._files import writable_folder, writing
 from keras_aeprune._progress import silent, to_stderr
-from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, refuse, shown
-from keras_aeprune.datasets import Dataset
+from keras_aeprune._validation import InputError, fraction, positive_int, refuse
+from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
 from keras_aeprune.pipeline.progress import EpochProgress
 from keras_aeprune.sparsity import Prune, SparsityTable
 from keras_aeprune.sparsity import allocation as allocations
@@ -117,8 +115,8 @@ def prune_file(
     missing = [] if folder.is_dir() else [folder, *(p for p in folder.parents if not p.is_dir())]
     network = models.load(model)
     loaded = datasets.load(data, key=key, seed=seed, scale=scale)
-    inputs, notes = _shaped(network, loaded)
-    targets, more = _targets(network, loaded, inputs)
+    inputs, notes = shaped(network, loaded)
+    targets, more = targets_of(network, loaded, inputs)
     seen, note = None, f"weights ranked by {_name(criterion, ranking)}"
     if ranking.needs_data or sharing.needs_data:
         seen = calibration.get((inputs["train"], loaded.y_train), samples=criterion_samples, seed=seed)
@@ -126,10 +124,10 @@ def prune_file(
         note += f", shared out by {_name(allocation, sharing)}" if sharing.needs_data else ""
         note += f", seen on {len(seen)} of {len(inputs['train'])} training samples"
     keras.utils.set_random_seed(seed)
-    _compile(network, loss, learning_rate)
+    compile_for(network, loss, learning_rate)
     writable_folder("out", folder)
     try:
-        before = _evaluate(network, inputs["test"], targets["test"])
+        before = evaluated(network, inputs["test"], targets["test"])
         held = {"criterion": ranking, "allocation": sharing, "data": seen, "include": include, "exclude": exclude}
         prune = Prune(sparsity, **held)
         network.fit(
@@ -141,7 +139,7 @@ def prune_file(
             verbose=0,
             callbacks=[prune, EpochProgress(to_stderr if progress else silent, f"prune {network.name}")],
         )
-        after = _evaluate(network, inputs["test"], targets["test"])
+        after = evaluated(network, inputs["test"], targets["test"])
         with writing(path) as temporary:
             network.save(temporary)
     except BaseException:
@@ -149,41 +147,6 @@ def prune_file(
             made.rmdir()
         raise
     return PrunedFile(path, prune.table, before, after, (*loaded.notes, *notes, *more, note))
-
-
-def _shaped(model: keras.Model, data: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The splits in the shape that the model takes."""
-    shapes = model.input_shape
-    if not isinstance(shapes, tuple) or (shapes and isinstance(shapes[0], (tuple, list))):
-        raise InputError(f"model {model.name!r}: got one with several inputs {shapes}, allowed: a single input")
-    wanted = tuple(shapes[1:])
-    splits = {name: getattr(data, f"x_{name}") for name in ("train", "validation", "test")}
-    given = data.sample_shape
-    if len(given) == len(wanted) and all(w in (None, g) for w, g in zip(wanted, given, strict=True)):
-        return splits, []
-    if None in wanted or int(np.prod(wanted)) != data.features:
-        raise InputError(
-            f"data: got samples of shape {given}, allowed: {wanted}, the input of {model.name!r}, or as "
-            "many numbers in another shape"
-        )
-    note = f"samples of shape {given} were reshaped to the model's input {wanted}"
-    return {name: x.reshape(len(x), *wanted) for name, x in splits.items()}, [note]
-
-
-def _targets(
-    model: keras.Model, data: Dataset, inputs: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    output, wanted = tuple(model.output_shape[1:]), inputs["train"].shape[1:]
-    if data.y_train is not None:
-        if output == wanted and data.y_train.shape[1:] != output:
-            return inputs, ["an autoencoder: its inputs are its targets, the labels were not used"]
-        return {name: getattr(data, f"y_{name}") for name in inputs}, []
-    if output != wanted:
-        raise InputError(
-            f"data: got inputs without labels, but model {model.name!r} maps {wanted} to {output}, allowed: "
-            "a .npz with y or y_train, or an autoencoder, whose output has its input's shape"
-        )
-    return inputs, []
 
 
 def _allocation(identifier: Any) -> Allocation:
@@ -203,33 +166,3 @@ def _allocation(identifier: Any) -> Allocation:
 
 def _name(identifier: Any, member: Any) -> str:
     return identifier if isinstance(identifier, str) else repr(member)
-
-
-def _compile(model: keras.Model, loss: str | None, learning_rate: float | None) -> None:
-    if learning_rate is not None:
-        positive_number("learning_rate", learning_rate)
-    if not model.compiled and loss is None:
-        raise InputError(
-            f"model {model.name!r}: got one saved without a loss, allowed: a compiled one, or name "
-            "the loss (--loss mse, --loss sparse_categorical_crossentropy, ...)"
-        )
-    if loss is not None:
-        try:
-            keras.losses.get(loss)
-        except ValueError:
-            raise InputError(f"loss: got {loss!r}, allowed: the name of a Keras loss such as mse") from None
-        model.compile(keras.optimizers.Adam(learning_rate or 1e-3), loss)
-    elif learning_rate is not None:
-        model.optimizer.learning_rate = learning_rate
-
-
-def _evaluate(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    try:
-        values = model.evaluate(x, y, verbose=0, return_dict=True)
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(
-            f"data: got targets of shape {y.shape[1:]} ({y.dtype}), which the loss of model {model.name!r} with "
-            f"output {tuple(model.output_shape[1:])} does not take ({shown(str(error), 160)}), allowed: targets "
-            "that fit, or another --loss (whole-number labels go with sparse_categorical_crossentropy)"
-        ) from None
-    return {name: float(value) for name, value in values.items()}

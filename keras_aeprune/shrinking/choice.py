@@ -16,6 +16,7 @@ from keras_aeprune.shrinking.tracing import Group, Traced
 __all__ = ["Bounds", "counts_by_name", "counts_for_budget", "removed_classes"]
 
 _STEPS = 24  # halvings of the range of fractions
+_SIMILAR = 0.8  # groups whose sizes differ by less are mirrors of each other: dead units may have gone on one side
 
 
 class Bounds:
@@ -25,7 +26,7 @@ class Bounds:
         round_to: kept widths are rounded up to a multiple of it, as far as there are units; 1 or more.
         minimum: units that stay at least, 1 or more; or {name or pattern: units}.
         maximum: units that stay at most; None for all; or {name or pattern: units}.
-        mirror: whether groups of one size, as far from the input as from the output, keep the same width.
+        mirror: whether groups of about one size, as far from the input as from the output, keep the same width.
     """
 
     def __init__(self, round_to: int = 1, minimum: Any = 1, maximum: Any = None, mirror: bool = False):
@@ -55,14 +56,18 @@ class Bounds:
         found = [self.width(group, want) for group, want in zip(groups, wanted, strict=True)]
         if self.mirror:
             for number, other in mirrored(groups):
-                found[number] = found[other] = max(found[number], found[other])
+                both = (wanted[number] + wanted[other]) / 2
+                pair = [self.width(groups[n], both) for n in (number, other)]
+                found[number] = found[other] = min(pair)
         return found
 
 
 def mirrored(groups: Sequence[Group]) -> list[tuple[int, int]]:
-    """Pairs of groups, as far from the first as from the last one, that have the same size."""
+    """Pairs of groups, as far from the first as from the last one, that have about the same size."""
     last = len(groups) - 1
-    return [(n, last - n) for n in range(len(groups) // 2) if groups[n].size == groups[last - n].size]
+    pairs = [(n, last - n) for n in range(len(groups) // 2)]
+    sizes = [(groups[n].size, groups[other].size) for n, other in pairs]
+    return [pair for pair, both in zip(pairs, sizes, strict=True) if min(both) >= _SIMILAR * max(both)]
 
 
 def _by_name(name: str, value: Any) -> Any:

@@ -74,7 +74,7 @@ def plan(
             of up to so many units stay whole.
         minimum: units that stay at least in each group, 1 or more; or {name or pattern: units}.
         maximum: units that stay at most; None for all; or {name or pattern: units}.
-        mirror: whether groups of one size, as far from the input as from the output, keep the same width.
+        mirror: whether groups of about one size, as far from the input as from the output, keep the same width.
         accept_normalization: whether layers that normalize across units, or a softmax over them, may go on over
             the kept ones. `masked` then still normalizes over all, and is no reference any more.
 
