@@ -37,6 +37,8 @@ NAMES = (
     "trial_cost",
     "search_kills",
     "two_workers",
+    "compensation",
+    "shrinking",
 )
 HEADLINES = ("main_job", "all_criteria", "reconstruction", "few_labels", "width_search")
 

@@ -1,4 +1,4 @@
-"""What closed-form compensation takes back of a 50% cut's error, before any training.
+"""What closed-form compensation takes back of the error of a cut by half, before any training.
 
 Trained autoencoders are cut to half of the units of every layer, by the size of weights or by elimination, and
 compensated on 2,048 training images. Taken back is the share of the rise of the test error.

@@ -1,12 +1,12 @@
-"""Autoencoders for Fashion-MNIST cut to a budget, as int8 files: size, speed and error beside smaller ones from scratch.
+"""Autoencoders for Fashion-MNIST cut to a budget, as int8 files: size, speed, error beside smaller ones from scratch.
 
 The dense model 784-512-256-64-256-512-784 and a convolutional one (28x28x1, filters 32 and 64, code 64) are trained
-for 30 epochs with a cosine rate. Each is then made smaller three ways with the same training afterwards: by
-`shrink_until`, by one cut of the same fraction of every layer to the same number of parameters by the size of their
-weights (the common practice), and, from scratch, as the architecture that `shrink_until` chose. All files are int8
-and timed in turns against the float32 file of the given model, one thread. Errors are means over the test images and
-pixels, of the .tflite file itself. A training after a cut has the epochs and the rate of the first one; the one from
-scratch has those of the cut and the first one together.
+for 30 epochs with a cosine rate. Each is then made smaller by `shrink_until`, and by one cut of the same fraction of
+every layer to the same number of parameters by the size of their weights (the common practice), with the same last
+training; beside them stands the architecture that `shrink_until` chose, trained from scratch. All are int8 files,
+timed in turns with the float32 file of the given model, one thread. Errors are means over the test images and pixels,
+of the .tflite file itself. The last training after a cut has the epochs and the rate of the first one; the one from
+scratch has the epochs of both together.
 """
 
 import tempfile
@@ -192,7 +192,10 @@ def _timed(rows, files):
 
     paths = [files / row["file"] for row in rows.values()]
     times = export.benchmark(*paths, runs=400)
-    return {key: {**row, "us": t.median_us, "faster": 1 / t.ratio} for (key, row), t in zip(rows.items(), times)}
+    return {
+        key: {**row, "us": t.median_us, "faster": 1 / t.ratio}
+        for (key, row), t in zip(rows.items(), times, strict=True)
+    }
 
 
 def run(quick):

@@ -10,7 +10,8 @@ The rooms, each loaded on first use:
 - `keras_aeprune.sparsity`    masks, `Prune`, `KeepSparse`, `sparsity_table`
 - `keras_aeprune.criteria`    which weights matter
 - `keras_aeprune.calibration` representative inputs: real, generated, noise
-- `keras_aeprune.search`      which criterion and allocation? found by trying
+- `keras_aeprune.shrinking`   cut units, layers and activations out for real
+- `keras_aeprune.search`      which width, which criterion? found by trying
 - `keras_aeprune.schedules`   when, and how fast
 - `keras_aeprune.export`      .tflite files, loaded back and compared before they are kept
 - `keras_aeprune.report`      sizes, errors, latencies, pictures, one page
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         report,
         schedules,
         search,
+        shrinking,
         sparsity,
     )
     from keras_aeprune.pipeline import compress
@@ -49,6 +51,7 @@ _ROOMS = (
     "report",
     "schedules",
     "search",
+    "shrinking",
     "sparsity",
 )
 _NAMES = {
@@ -69,6 +72,7 @@ __all__ = [
     "report",
     "schedules",
     "search",
+    "shrinking",
     "sparsity",
     "KeepSparse",
     "Prune",

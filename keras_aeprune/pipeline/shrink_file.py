@@ -18,8 +18,8 @@ from keras_aeprune._validation import InputError, positive_int
 from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
 from keras_aeprune.shrinking.compensation import compensate
 from keras_aeprune.shrinking.iteration import shrink_until
-from keras_aeprune.shrinking.plan import ShrinkPlan
 from keras_aeprune.shrinking.planning import plan
+from keras_aeprune.shrinking.shrink_plan import ShrinkPlan
 from keras_aeprune.shrinking.tracing import trace
 from keras_aeprune.shrinking.tuning import fine_tune
 

@@ -31,7 +31,6 @@ from keras_aeprune.search.width_trainers import (
     refuse_early,
     searched,
 )
-from keras_aeprune.search.workers import searched_by_workers
 
 __all__ = ["encoding_width"]
 
@@ -245,10 +244,8 @@ class _Job:
         hypermodel = hypermodel_of(self.data, self.widths, settings, self.options, hinge)
 
         def make() -> dict[str, Any]:
-            shared = (self.data, hypermodel, settings, self.folder, self.say is not silent)
-            if self.workers is not None:
-                searched_by_workers(*shared, self.workers)  # to its end: what follows reads the result
-            return searched(*shared)
+            progress = self.say is not silent
+            return searched(self.data, hypermodel, settings, self.folder, progress, self.workers)
 
         found = self._kept("hyperband", make)
         tried = dict.fromkeys(self.widths, np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from keras_aeprune.search.state import hashed_seed
 from keras_aeprune.search.trial import Rung, evaluate
 from keras_aeprune.search.tuner import Hyperband
 from keras_aeprune.search.width_inputs import BATCHED, Data
+from keras_aeprune.search.workers import launch
 
 UNITS = {"bytes": "bytes", "latency": "ms"}
 
@@ -67,6 +69,7 @@ class _Measured(AutoencoderHyperModel):
     def model(self, values):
         model = super().model(values)
         model.compile(model.optimizer, model.loss, metrics=["mse"])
+        model.optimizer.build(model.trainable_variables)  # else `fit` traces its step twice
         return model
 
 
@@ -148,14 +151,28 @@ def refuse_early(
 
 
 def searched(
-    data: Data, hypermodel: AutoencoderHyperModel, settings: Mapping[str, Any], folder: Path, progress: bool
+    data: Data,
+    hypermodel: AutoencoderHyperModel,
+    settings: Mapping[str, Any],
+    folder: Path,
+    progress: bool,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Run Hyperband to its end, or go on with it: all trials, and the values of the best one.
+
+    Args:
+        data: that the trials are trained and judged on.
+        hypermodel: of `hypermodel_of`.
+        settings: max_epochs, factor and seed of the search.
+        folder: of its project, "hyperband".
+        progress: whether lines on standard error say where it stands.
+        workers: processes that share the trials; None for this one.
 
     Raises:
         InputError: if no trial reached a finite loss.
     """
-    tuner = Hyperband(
+    make = functools.partial(
+        Hyperband,
         hypermodel,
         max_epochs=settings["max_epochs"],
         factor=settings["factor"],
@@ -164,7 +181,12 @@ def searched(
         project_name="hyperband",
         progress=progress,
     )
-    tuner.search(data.x, validation_data=data.validation, verbose=0)
+    fit = {"validation_data": data.validation, "verbose": 0}
+    if workers is None:
+        tuner = make()
+        tuner.search(data.x, **fit)
+    else:
+        tuner = launch(make, data.x, workers=workers, **fit)
     rows = tuner.table().rows
     widest = max((row.epochs or 0 for row in rows), default=0)
     width = hypermodel.encoding_dim.labels[0] if not hypermodel.encoding_dim.searched else None

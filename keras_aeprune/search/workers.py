@@ -38,7 +38,7 @@ import keras_aeprune
 from keras_aeprune import _files
 from keras_aeprune._validation import InputError, positive_int, refuse, shown
 from keras_aeprune.search import state
-from keras_aeprune.search.tuner import Hyperband, Repaired
+from keras_aeprune.search.tuner import Repaired
 
 __all__ = ["hand_out", "launch"]
 
@@ -186,16 +186,6 @@ def hand_out(oracle: Any) -> None:
     with _serving(oracle, address) as (_, servicer):
         while not servicer.stop_triggered or oracle.tuner_ids or oracle.ongoing_trials:
             time.sleep(_POLL)
-
-
-def searched_by_workers(
-    data: Any, hypermodel: Any, settings: Mapping[str, Any], folder: Path, progress: bool, workers: int
-) -> None:
-    """The Hyperband part of `encoding_width` in several processes; `width_trainers.searched` finds it finished."""
-    own = {name: settings[name] for name in ("max_epochs", "factor")}
-    own |= {"seed": state.hashed_seed(settings["seed"], "hyperband"), "directory": folder, "progress": progress}
-    make = functools.partial(Hyperband, hypermodel, project_name="hyperband", **own)
-    launch(make, data.x, validation_data=data.validation, verbose=0, workers=workers)
 
 
 class _Workers:

@@ -84,9 +84,15 @@ def cut(traced: Traced, kept: np.ndarray) -> keras.Model:
         if isinstance(old, keras.Layer) and old.weights:
             member = traced.members.get(id(old))
             parts = {id(part.variable): part for part in member.parts} if member is not None else {}
-            twin.set_weights([_value(variable, parts, kept) for variable in old.weights])
+            _give(twin, [_value(variable, parts, kept) for variable in old.weights])
     compile_like(new, traced.model)
     return new
+
+
+def _give(layer: Any, values: list[np.ndarray]) -> None:
+    layer.set_weights(values)
+    if hasattr(layer, "finalize_state"):  # Normalization reads its weights once
+        layer.finalize_state()
 
 
 def _untouched(member: Member, kept: np.ndarray) -> bool:
@@ -125,7 +131,8 @@ def masked(traced: Traced, kept: np.ndarray) -> keras.Model:
             if ids is None or kept[ids].all():
                 return value
             count += 1
-            return UnitMask(kept[ids], name=f"unit_mask_{count}")(value)
+            # of the tensor's own type: it is not to be rounded, whatever the global policy says
+            return UnitMask(kept[ids], name=f"unit_mask_{count}", dtype=value.dtype)(value)
 
         found = {name: keras.tree.map_structure(hidden, value) for name, value in bound.arguments.items()}
         bound.arguments.update(found)
@@ -137,7 +144,7 @@ def masked(traced: Traced, kept: np.ndarray) -> keras.Model:
         if isinstance(old, keras.Layer) and old.weights:
             member = traced.members.get(id(old))
             parts = {id(part.variable): part for part in member.parts} if member is not None else {}
-            twin.set_weights([_silenced(variable, parts, member, kept) for variable in old.weights])
+            _give(twin, [_silenced(variable, parts, member, kept) for variable in old.weights])
     compile_like(new, traced.model)
     return new
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,13 @@ def passing(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> 
         return tracer.whole(layer, flows, shapes, "has its channels first")
     if getattr(layer, "noise_shape", None) is not None:
         return tracer.whole(layer, flows, shapes, "has a noise shape of its own")
-    tracer.member(layer, [ids], lambda member: None)
+    tracer.passed(layer, [ids])
     return [Flow(shape, ids) for shape in shapes]
 
 
 def activation(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> list[Flow]:
     """A function of each number, or one that mixes them."""
-    if not tracer.elementwise(layer):
+    if not tracer.elementwise(layer, flows[0].shape):
         if tracer.accept_normalization:
             return passing(tracer, layer, flows, shapes)
         return tracer.whole(layer, flows, shapes, "mixes its units")
@@ -55,7 +56,7 @@ def merging(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> 
         return tracer.whole(layer, flows, shapes, "merges tensors of unknown width")
     for flow in wide[1:]:
         tracer.join(wide[0].ids, flow.ids, path)
-    tracer.member(layer, [flow.ids for flow in flows], lambda member: None)
+    tracer.passed(layer, [flow.ids for flow in flows])
     return [Flow(shapes[0], (wide or flows)[0].ids)]
 
 
@@ -66,12 +67,9 @@ def concatenation(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple
         return merging(tracer, layer, flows, shapes)
     if any(flow.ids is None for flow in flows):
         return tracer.whole(layer, flows, shapes, "merges tensors of unknown width")
-    member = tracer.member(
-        layer,
-        [flow.ids for flow in flows],
-        lambda member: member.outputs.append(np.concatenate([flow.ids for flow in flows])),
-    )
-    return [Flow(shapes[0], member.outputs[0])]
+    ids = [flow.ids for flow in flows]
+    tracer.passed(layer, ids, [np.concatenate(ids)])
+    return [Flow(shapes[0], np.concatenate(ids))]
 
 
 def _spread(move: Callable[[Any, np.ndarray, tuple], np.ndarray]) -> Rule:
@@ -84,6 +82,10 @@ def _spread(move: Callable[[Any, np.ndarray, tuple], np.ndarray]) -> Rule:
         if shapes[0][-1] is None:
             return tracer.whole(layer, flows, shapes, "moves units to an axis of unknown length")
         known = tuple(size or 1 for size in flow.shape)
+        if getattr(layer, "data_format", "channels_last") == "channels_first":
+            return tracer.whole(layer, flows, shapes, "has its channels first")
+        if math.prod(known) != math.prod(shape):
+            return tracer.whole(layer, flows, shapes, "moves units over an axis of unknown length")
         moved = move(layer, np.broadcast_to(flow.ids, known), shape).reshape(-1, shape[-1])
         if (moved != moved[0]).any():  # a channel is made of many units: they go together
             tracer.units.join(moved, np.broadcast_to(moved[0], moved.shape))
@@ -143,14 +145,19 @@ OPERATIONS: dict[str, Rule] = dict.fromkeys(
     (
         *("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Relu", "Relu6", "LeakyRelu", "Elu", "Selu"),
         *("Gelu", "Silu", "Sigmoid", "HardSigmoid", "HardSilu", "Tanh", "Softplus", "Softsign", "Exp"),
-        *("Absolute", "Square", "Negative", "Clip"),
+        *("Absolute", "Square", "Sqrt", "Negative", "Clip", "Divide", "TrueDivide"),
     ),
     elementwise_operation,
 )
 
 
-def is_elementwise(function: Any) -> bool:
+def is_elementwise(function: Any, rank: int = 2, width: int = 6) -> bool:
     """Whether a function, or a layer without weights, makes each number of one number alone; tried out.
+
+    Args:
+        function: of a tensor; None returns it.
+        rank: of the tensors without their batch axis.
+        width: of their last axis in the trial.
 
     Example:
         >>> is_elementwise(keras.activations.gelu), is_elementwise(keras.activations.softmax)
@@ -158,8 +165,9 @@ def is_elementwise(function: Any) -> bool:
     """
     if function is None:
         return True
-    rows = np.random.default_rng(0).normal(size=(1, 1, 6)).astype("float32").repeat(6, axis=0)
-    changed = rows + np.eye(6, dtype="float32")[:, None, :]
+    around = (1,) * (rank - 1)
+    rows = np.random.default_rng(0).normal(size=(1, *around, width)).astype("float32").repeat(width, axis=0)
+    changed = rows + np.eye(width, dtype="float32").reshape(rows.shape)
     try:
         before, after = (
             keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(x))) for x in (rows, changed)
@@ -168,5 +176,5 @@ def is_elementwise(function: Any) -> bool:
         return False
     if before.shape != rows.shape:
         return False
-    others = ~np.eye(6, dtype=bool)
-    return bool((before == after)[:, 0][others].all())
+    others = ~np.eye(width, dtype=bool)
+    return bool((before == after).reshape(width, width)[others].all())

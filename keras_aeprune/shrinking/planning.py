@@ -19,8 +19,8 @@ from keras_aeprune.shrinking.choice import (
 )
 from keras_aeprune.shrinking.costs import Costs
 from keras_aeprune.shrinking.elimination import elimination_scores
-from keras_aeprune.shrinking.plan import GroupCut, ShrinkPlan
 from keras_aeprune.shrinking.ranking import class_scores
+from keras_aeprune.shrinking.shrink_plan import GroupCut, ShrinkPlan
 from keras_aeprune.shrinking.tracing import Group, Traced, trace
 
 __all__ = ["ELIMINATION", "made_plan", "plan", "unused"]

@@ -12,7 +12,7 @@ import keras
 from keras_aeprune import _graph
 from keras_aeprune._validation import InputError, shown
 
-__all__ = ["Rebuilt", "arguments", "as_graph", "compile_like", "rebuild"]
+__all__ = ["Rebuilt", "arguments", "as_graph", "compile_like", "entrance_shapes", "rebuild"]
 
 _HALVES = ("encoder", "decoder")
 
@@ -33,7 +33,7 @@ def as_graph(model: keras.Model, shapes: Any = None) -> keras.Model:
         >>> class Own(keras.Model):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.dense = keras.layers.Dense(2)
+        ...         self.dense = keras.layers.Dense(2, name="dense")
         ...     def call(self, x):
         ...         return self.dense(x) + 1.0
         >>> own = Own()
@@ -46,7 +46,10 @@ def as_graph(model: keras.Model, shapes: Any = None) -> keras.Model:
             raise InputError(
                 f"model {model.name!r}: got a model that is not built, allowed: a built one; give it an Input"
             )
-        return model
+        if type(model).call.__module__.startswith("keras."):
+            return model
+        struct = getattr(model, "_inputs_struct", model.inputs[0])  # its class computes more than its graph
+        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), struct)
     if shapes is None:
         shapes = getattr(model, "_build_shapes_dict", None) or {}
         shapes = next(iter(shapes.values())) if len(shapes) == 1 else None
@@ -59,6 +62,8 @@ def as_graph(model: keras.Model, shapes: Any = None) -> keras.Model:
     try:
         if single:
             inputs: Any = keras.Input((*shapes[1:],), name="input")
+        elif isinstance(shapes, dict):
+            inputs = {key: keras.Input((*shape[1:],), name=key) for key, shape in shapes.items()}
         else:
             inputs = keras.tree.map_shape_structure(lambda shape: keras.Input((*shape[1:],)), shapes)
         outputs = model.call(inputs)
@@ -66,8 +71,8 @@ def as_graph(model: keras.Model, shapes: Any = None) -> keras.Model:
     except Exception as error:  # whatever the user's own code meets
         raise InputError(
             f"model {model.name!r}: {type(model).__name__}.call cannot be traced "
-            f"({shown(' '.join(str(error).split()), 160)}), allowed: a call made of layers and keras.ops; build it "
-            "as keras.Model(inputs, outputs)"
+            f"({shown(' '.join(str(error).split()), 160)}), allowed: a call made of layers and keras.ops; build "
+            "it as keras.Model(inputs, outputs)"
         ) from error
     reached = {id(v) for v in traced.weights}
     missing = [v.path for v in model.weights if id(v) not in reached]
@@ -83,6 +88,35 @@ def arguments(operation: Any, args: tuple, kwargs: dict) -> inspect.BoundArgumen
     """What a layer or operation is called with, in the order of its own arguments."""
     call = operation.call if hasattr(operation, "call") else operation
     return inspect.signature(call).bind(*args, **kwargs)
+
+
+def entrance_shapes(node: Any) -> Any:
+    """Shapes of the tensors that a nested model is called with, batch axis included, as they are packed."""
+    given = arguments(node.operation, node.arguments.args, node.arguments.kwargs)
+    return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), next(iter(given.arguments.values())))
+
+
+def _alike(layer: Any) -> Any:
+    """A layer or operation with the same config.
+
+    An operation could serve both models, but would hold the new model, weights included, as long as it lives.
+
+    Raises:
+        InputError: it has no config that makes it again.
+    """
+    kind = type(layer)
+    try:
+        if isinstance(layer, keras.layers.Lambda):  # the user's own function, here already: nothing is loaded
+            return kind.from_config(layer.get_config(), safe_mode=False)
+        return kind.from_config(layer.get_config())
+    except Exception as error:  # whatever the user's own code meets
+        if not isinstance(layer, keras.Layer):
+            return layer
+        raise InputError(
+            f"layer {layer.name!r}: {kind.__name__} cannot be made again from its config "
+            f"({shown(' '.join(str(error).split()), 160)}), allowed: layers with a get_config that returns what "
+            "their constructor takes"
+        ) from error
 
 
 class Rebuilt:
@@ -144,8 +178,8 @@ class Rebuilt:
         if id(layer) not in self.made:
             new = self._make(layer)
             if new is None:
-                new = type(layer).from_config(layer.get_config())
-            if isinstance(new, keras.Layer):
+                new = _alike(layer)
+            if isinstance(new, keras.Layer) and new.trainable != layer.trainable:
                 new.trainable = layer.trainable
             self.made[id(layer)] = new
             self.pairs.append((layer, new))
@@ -153,12 +187,11 @@ class Rebuilt:
 
     def _call(self, node: Any, args: tuple, kwargs: dict) -> Any:
         operation = node.operation
-        if isinstance(operation, keras.Model) and not _graph.is_graph(operation):
-            if id(operation) not in self._views:
-                shapes = keras.tree.map_structure(lambda t: tuple(t.shape), node.arguments.args[0])
-                self._views[id(operation)] = as_graph(operation, shapes)
+        subclassed = isinstance(operation, keras.Model) and not _graph.is_graph(operation)
+        if subclassed and id(operation) not in self._views:
+            self._views[id(operation)] = as_graph(operation, entrance_shapes(node))
         if not isinstance(operation, keras.Layer):
-            new = self._make(operation) or operation  # an operation holds no weights, so it serves both models
+            new = self._make(operation) or _alike(operation)
         else:
             new = self._new(operation)
         if self._around is not None:

@@ -1,8 +1,8 @@
 """One rule per kind of layer that has weights: which units come in, go out, and lie along each weight.
 
-A rule is a function (tracer, layer, flows, shapes) -> the flows that go out: `flows` stand for the tensors that the
-layer is called with, `shapes` are those of its outputs without the batch axis. It notes a `Member` for the layer
-once, however often it is called, and joins the units of later calls with those of the first.
+A rule is a function (tracer, layer, flows, shapes) -> the flows that go out: `flows` stand for the tensors that
+the layer is called with, masks left out, `shapes` are those of its outputs without the batch axis. It notes a
+`Member` for the layer once, however often it is called, and joins the units of later calls with the first one's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _affine(
         member.mixed, member.parts = (0,), make(flow.ids, out)
         member.resized = lambda count: {resized: count(out)}
         member.outputs = [out]
-        if not tracer.elementwise(getattr(layer, "activation", None)):
+        if not tracer.elementwise(getattr(layer, "activation", None), shape):
             tracer.units.keep(out, f"the activation of {member.path} mixes its units")
 
     member = tracer.member(layer, [flow.ids], note)
@@ -123,7 +123,7 @@ def depthwise(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -
         kernel = (*(None,) * layer.rank, flows[0].ids, None)
         times = _sizes(shapes[0][:-1])
         member.parts, member.outputs = [Part(layer.kernel, kernel, times=times), *_bias(layer, out)], [out]
-        if not tracer.elementwise(layer.activation):
+        if not tracer.elementwise(layer.activation, shapes[0]):
             tracer.units.keep(out, f"the activation of {member.path} mixes its units")
 
     return [Flow(shapes[0], tracer.member(layer, [flows[0].ids], note).outputs[0])]
@@ -210,7 +210,7 @@ def _gates(cell: Any, units: np.ndarray, inputs: np.ndarray | None, steps: int) 
 
 def _cell_mixes(tracer: Any, cell: Any) -> bool:
     functions = (cell.activation, getattr(cell, "recurrent_activation", None))
-    return not all(tracer.elementwise(function) for function in functions)
+    return not all(tracer.elementwise(function, (cell.units,)) for function in functions)
 
 
 def recurrent(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> list[Flow]:
@@ -233,9 +233,11 @@ def recurrent(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -
 
 
 def bidirectional(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> list[Flow]:
-    """Two recurrent layers; their units are two groups where the outputs stand side by side."""
+    """Two recurrent layers; the same unit of both goes, as Keras takes them to be of one width."""
     halves = (layer.forward_layer, layer.backward_layer)
     usual = all(type(half) in (kl.LSTM, kl.GRU, kl.SimpleRNN) for half in halves)
+    if usual and halves[0].units != halves[1].units:
+        return tracer.whole(layer, flows, shapes, "has two halves of different width")
     if not usual or layer.return_state or len(flows) > 1:
         return tracer.whole(layer, flows, shapes, "is a Bidirectional of states or of other layers than LSTM, GRU")
     steps = flows[0].shape[0] or 1
@@ -247,13 +249,12 @@ def bidirectional(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple
             member.parts += _gates(half.cell, units, flows[0].ids, steps)
             if _cell_mixes(tracer, half.cell):
                 tracer.units.keep(units, f"an activation of {member.path} mixes its units")
+        tracer.units.join(both[0], both[1])
         member.mixed = (0,)
         member.resized = lambda count: _two(layer, [count(units) for units in both])
         if layer.merge_mode == "concat":
             member.outputs = [np.concatenate(both)]
         else:
-            if layer.merge_mode is not None:
-                tracer.units.join(both[0], both[1])
             member.outputs = both if layer.merge_mode is None else both[:1]
 
     member = tracer.member(layer, [flows[0].ids], note)
@@ -274,6 +275,8 @@ def time_distributed(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tu
     rule = tracer.rule(inner)
     if isinstance(inner, keras.Model) or rule is None:
         return tracer.whole(layer, flows, shapes, f"holds a {type(inner).__name__}")
+    if tracer.elsewhere(inner, layer):
+        return tracer.whole(layer, flows, shapes, f"holds {tracer.path(inner)}, which is called by itself too")
     before = len(tracer.members)
     found = rule(tracer, inner, [Flow(flow.shape[1:], flow.ids) for flow in flows], [s[1:] for s in shapes])
     steps = flows[0].shape[0] or 1
@@ -281,8 +284,8 @@ def time_distributed(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tu
         changed = member.resized
         member.parts = [Part(p.variable, p.axes, p.takes, p.makes, p.times * steps) for p in member.parts]
         member.path, member.layer = tracer.path(layer), layer
-        if changed is not None:
-            member.resized = lambda count, changed=changed: _inside(layer, changed(count))
+        # without its own change too, as its config says for which shape the layer inside was built
+        member.resized = lambda count, changed=changed: _inside(layer, changed(count) if changed else {})
         tracer.members[id(layer)] = member
     return [Flow(shape, flow.ids) for shape, flow in zip(shapes, found, strict=True)]
 
@@ -296,12 +299,12 @@ def _inside(layer: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 def attention(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> list[Flow]:
     """Multi-head attention: whole heads go, and channels at its entrances and its exit."""
-    # the tensors of query, value and key; the same tensor may stand for two of them, masks follow
+    # the tensors of query, value and key, in this order
     query, value, key = flows[0], flows[1], flows[2] if len(flows) > 2 else flows[1]
     axes, shape = layer.attention_axes, layer.get_config()["output_shape"]
     gated = getattr(layer, "_use_gate", False)
-    if len(flows) > 3 or len(query.shape) != 2 or axes not in (None, (1,)) or (shape and len(shape) > 1) or gated:
-        return tracer.whole(layer, flows, shapes, "is an attention over several axes, with masks or gates")
+    if len(query.shape) != 2 or axes not in (None, (1,)) or (shape and len(shape) > 1) or gated:
+        return tracer.whole(layer, flows, shapes, "is an attention over several axes or with gates")
 
     def note(member: Member) -> None:
         heads, out = tracer.units.new(layer.num_heads), tracer.units.new(shapes[0][-1])

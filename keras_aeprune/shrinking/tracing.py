@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from keras_aeprune._layers import walk
 from keras_aeprune._validation import InputError, keras_model
 from keras_aeprune.models.stacked import DenseTranspose
 from keras_aeprune.shrinking.passing import OPERATIONS, PASSING, is_elementwise
-from keras_aeprune.shrinking.rebuild import arguments, as_graph
+from keras_aeprune.shrinking.rebuild import arguments, as_graph, entrance_shapes
 from keras_aeprune.shrinking.rules import WEIGHTED, Rule, dense_transpose
 from keras_aeprune.shrinking.units import Flow, Member, Units
 
@@ -86,7 +87,7 @@ class Traced:
         self._paths = {id(layer): path for path, layer in walk(model)}
         self._known: dict[int, tuple] = {}  # axes of weights that several layers share
         self._views: dict[int, keras.Model] = {}
-        self._elementwise: dict[int, tuple[Any, bool]] = {}
+        self._elementwise: dict[tuple, tuple[Any, bool]] = {}
         view = as_graph(model)
         flows = [self._fixed(tensor, _INPUT) for tensor in view.inputs]
         for flow in _graph.run(view, flows, self._call):
@@ -110,6 +111,20 @@ class Traced:
         for first, now in zip(member.inputs, inputs, strict=True):
             self.join(first, now, member.path)
         return member
+
+    def passed(self, layer: Any, inputs: list, outputs: Sequence = ()) -> None:
+        """Note a layer without weights; its calls have nothing in common, so nothing is joined."""
+        if id(layer) not in self.members:
+            self.members[id(layer)] = Member(self.path(layer), layer, list(inputs), list(outputs))
+
+    def elsewhere(self, layer: Any, caller: Any) -> bool:
+        """Whether a layer is called by something else than `caller` too; then all its units stay."""
+        known = self.members.get(id(layer))
+        if known is None or known.layer is caller:
+            return False
+        for ids in (*known.inputs, *known.made.values()):
+            self.units.keep(ids, f"{known.path} ({type(known.layer).__name__}) and others call one layer")
+        return True
 
     def join(self, ids: np.ndarray | None, others: np.ndarray | None, path: str) -> None:
         """Units that meet in one place go together."""
@@ -135,11 +150,13 @@ class Traced:
             self.members[id(layer)].outputs = [flow.ids for flow in found]
         return found
 
-    def elementwise(self, function: Any) -> bool:
-        """Whether an activation makes each number of one number alone."""
-        if id(function) not in self._elementwise:
-            self._elementwise[id(function)] = (function, is_elementwise(function))
-        return self._elementwise[id(function)][1]
+    def elementwise(self, function: Any, shape: Sequence[int | None]) -> bool:
+        """Whether an activation of tensors of that shape makes each number of one number alone."""
+        width = 6 if shape[-1] != 6 else 7  # not the real one, so that numbers by channel are not taken
+        key = (id(function), len(shape), width)
+        if key not in self._elementwise:
+            self._elementwise[key] = (function, is_elementwise(function, len(shape), width))
+        return self._elementwise[key][1]
 
     def path(self, layer: Any) -> str:
         """Of a layer through nested models; the name of an operation."""
@@ -165,7 +182,12 @@ class Traced:
 
     def _call(self, node: Any, args: tuple, kwargs: dict) -> list[Flow]:
         operation = node.operation
-        values = keras.tree.flatten(list(arguments(operation, args, kwargs).arguments.values()))
+        given = arguments(operation, args, kwargs).arguments
+        masks = [value for name, value in given.items() if name.endswith("mask")]
+        for mask in keras.tree.flatten(masks):
+            if isinstance(mask, Flow):
+                self.units.keep(mask.ids, f"mask of {self.path(operation)}")
+        values = keras.tree.flatten([value for name, value in given.items() if not name.endswith("mask")])
         flows = [value for value in values if isinstance(value, Flow)]
         shapes = [tuple(tensor.shape[1:]) for tensor in node.outputs]
         if isinstance(operation, keras.Model):
@@ -173,7 +195,11 @@ class Traced:
         rule = self.rule(operation)
         if rule is None:
             return self.whole(operation, flows, shapes, "is of a kind without a rule")
-        if any(np.size(value) > 1 for value in values if hasattr(value, "shape") and not isinstance(value, Flow)):
+        if self.elsewhere(operation, operation):
+            return self.whole(operation, flows, shapes, "is called through another layer too")
+        own = () if isinstance(operation, keras.Layer) else vars(operation).values()  # such as limits of a clip
+        constants = [value for value in (*values, *own) if hasattr(value, "shape") and not isinstance(value, Flow)]
+        if any(math.prod(value.shape) > 1 for value in constants):
             return self.whole(operation, flows, shapes, "takes an array of constants")
         return rule(self, operation, flows, shapes)
 
@@ -182,7 +208,7 @@ class Traced:
         if view is None:
             shapes = None
             if not _graph.is_graph(model):
-                shapes = keras.tree.map_structure(lambda t: tuple(t.shape), node.arguments.args[0])
+                shapes = entrance_shapes(node)
             view = self._views[id(model)] = as_graph(model, shapes)
         first = self.entrances.setdefault(id(model), flows)
         if first is not flows:
@@ -239,8 +265,9 @@ def trace(model: keras.Model, *, accept_normalization: bool = False) -> Traced:
         InputError: a model that is not built, or a subclassed one that cannot be traced.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(2)])
+        >>> layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")]
+        >>> model = keras.Sequential([keras.Input((3,)), *layers])
         >>> [(group.name, group.size, group.reason) for group in trace(model).groups]
-        [('a', 4, ''), ('dense', 2, 'output of the model')]
+        [('a', 4, ''), ('b', 2, 'output of the model')]
     """
     return Traced(keras_model(model), accept_normalization=accept_normalization)
