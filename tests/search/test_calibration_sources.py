@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from keras_aeprune import calibration, criteria, datasets, models
 from keras_aeprune._validation import InputError
-from keras_aeprune.calibration import vae
+from keras_aeprune.calibration import generator, vae
 from keras_aeprune.search import calibration_trial
 from keras_aeprune.search.calibration_sources import compare_calibration
 from keras_aeprune.search.calibration_table import CalibrationRow, CalibrationTable, Spread
@@ -32,6 +32,7 @@ def autoencoder():
     keras.utils.set_random_seed(0)
     net = models.dense((64,), 8, hidden_units=(16,))
     net.compile(keras.optimizers.Adam(3e-3), "mse")
+    net.optimizer.build(net.trainable_variables)  # else `fit` traces its step twice
     net.fit(TRAIN, TRAIN, epochs=5, batch_size=64, verbose=0)
     return net
 
@@ -54,7 +55,10 @@ def net():
 
 @pytest.fixture(scope="module")
 def compared(net, tmp_path_factory):
-    """Four sources with two criteria, the folder, the generators' seeds, the model before and after it."""
+    """Four sources with two criteria, the folder, the generators' seeds, the model before and after it.
+
+    The generators keep their first weights: how they are trained is no question of this room.
+    """
     folder, before, trained = tmp_path_factory.mktemp("cells") / "run", state(net), []
     real_one = vae.train_generator
 
@@ -64,6 +68,7 @@ def compared(net, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vae, "train_generator", counted)
+        patch.setattr(generator, "_train", lambda *arguments: None)
         kinds = ("wanda", "gradient_magnitude")
         table = compare_calibration(net, TRAIN, 0.8, sources=SOURCES, criterion=kinds, directory=folder, **OPTIONS)
     return table, folder, trained, before, state(net)
@@ -128,7 +133,7 @@ def test_a_cell_is_what_pruning_and_fitting_by_hand_gives(net, compared):
     flat = [np.concatenate([array.ravel() for array in scores.values()]) for scores in (a, b)]
     assert row.overall.values[seed] == pytest.approx(stats.spearmanr(*flat).statistic, abs=1e-6)
 
-    twin = autoencoder()
+    twin = keras.models.clone_model(net)
     twin.set_weights(net.get_weights())
     twin.compile(keras.optimizers.Adam(3e-3), "mse")
     Pruner(twin, criterion="wanda", data=noise, allocation="global").update(0.8)
@@ -148,8 +153,8 @@ def test_the_reference_is_set_aside_for_every_source():
 
 
 def test_a_killed_comparison_goes_on_and_more_seeds_are_added(net, compared, tmp_path, monkeypatch):
-    options = {**OPTIONS, "sources": ("real", "uniform_noise"), "criterion": "wanda", "directory": tmp_path}
-    real_one, calls, limit = Trial.losses, [], 5
+    options = {**OPTIONS, "sources": ("uniform_noise",), "criterion": "wanda", "directory": tmp_path}
+    real_one, calls, limit = Trial.losses, [], 4
 
     def counted(self, *args):
         calls.append(1)
@@ -163,18 +168,18 @@ def test_a_killed_comparison_goes_on_and_more_seeds_are_added(net, compared, tmp
         compare_calibration(net, TRAIN, 0.8, **options)
     for one, other in zip(before, state(net), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert len(list(tmp_path.glob("seed-*.json"))) == 5
+    assert len(list(tmp_path.glob("seed-*.json"))) == 4
     (tmp_path / ".unfinished-1-seed-9.json").write_text("{")
     limit = 100
     again = compare_calibration(net, TRAIN, 0.8, **options)
-    assert len(calls) == 6 + 3  # 2 sources and 2 controls with 2 seeds, 5 of them found
+    assert len(calls) == 5 + 2  # 1 source and 2 controls with 2 seeds, 4 of them found
     assert not list(tmp_path.glob(".unfinished*"))
     for row in again.rows:
         whole = next(r for r in compared[0].rows if (r.source, r.criterion) == (row.source, row.criterion))
         assert row.overall == whole.overall
         assert row.tuned.values == pytest.approx(whole.tuned.values, rel=1e-6)
     more = compare_calibration(net, TRAIN, 0.8, **{**options, "seeds": 3})
-    assert len(calls) == 9 + 4
+    assert len(calls) == 7 + 3
     assert more.rows[0].tuned.values[:2] == again.rows[0].tuned.values
 
 

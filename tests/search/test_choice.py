@@ -24,6 +24,7 @@ def autoencoder():
     stack = [layers.Dense(32, "relu", name="code"), layers.Dropout(0.1), layers.Dense(64, name="out")]
     net = keras.Sequential([keras.Input((64,)), *stack])
     net.compile(keras.optimizers.Adam(3e-3), "mse")
+    net.optimizer.build(net.trainable_variables)  # else `fit` traces its step twice
     net.fit(TRAIN, TRAIN, epochs=3, batch_size=64, verbose=0)
     return net
 
@@ -72,10 +73,9 @@ def test_the_given_model_is_untouched(net, tried):
 
 def test_a_candidate_is_measured_as_pruning_and_fitting_by_hand(net, tried):
     row = next(c for c in tried[1].table if c.criterion == MAGNITUDE and c.allocation["class_name"] == "uniform")
-    twin = autoencoder()
-    twin.set_weights(net.get_weights())
+    twin = keras.models.clone_model(net)
     for one, other in zip(twin.variables, net.variables, strict=True):
-        one.assign(other)  # random states too
+        one.assign(other)  # weights and random states
     twin.compile(keras.optimizers.Adam(3e-3), "mse")
     Pruner(twin).update(0.8)
     keras.utils.set_random_seed(1)

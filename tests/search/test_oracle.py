@@ -215,7 +215,7 @@ def test_neighbouring_seeds_share_no_stream(tmp_path):
         return hp.Float("a", 0.0, 1.0) + hp.Float("b", 0.0, 1.0)
 
     def run(seed, name):
-        return draws(searched(tmp_path, score, RandomSearch, max_trials=12, seed=seed, project_name=name))
+        return draws(searched(tmp_path, score, RandomSearch, max_trials=6, seed=seed, project_name=name))
 
     one = run(1, "one")
     assert run(1, "same") == one
@@ -231,7 +231,7 @@ def test_neighbouring_seeds_share_no_stream(tmp_path):
 
     plain = []
     for seed in (1, 3):
-        tuner = Plain(max_trials=12, seed=seed, directory=tmp_path, project_name=f"plain{seed}")
+        tuner = Plain(max_trials=6, seed=seed, directory=tmp_path, project_name=f"plain{seed}")
         tuner.search(verbose=0)
         plain.append(draws(tuner))
     assert plain[0][2:] == plain[1][1:-1]  # Keras Tuner: the same stream, shifted
@@ -261,12 +261,12 @@ def test_combinations_count_only_active_values():
 
 def test_bayesian_optimization_repeats_nothing_and_survives_nan(tmp_path):
     def score(hp):
-        n = hp.Int("n", 0, 5)
-        return math.nan if n == 1 else float((n - 4) ** 2)
+        n = hp.Int("n", 0, 4)
+        return math.nan if n == 1 else float((n - 3) ** 2)
 
-    tuner = searched(tmp_path, score, BayesianOptimization, max_trials=30, num_initial_points=4)
-    assert sorted(trial.hyperparameters.get("n") for trial in tuner.oracle.trials.values()) == list(range(6))
-    assert tuner.get_best_hyperparameters()[0].get("n") == 4
+    tuner = searched(tmp_path, score, BayesianOptimization, max_trials=8, num_initial_points=3)
+    assert sorted(trial.hyperparameters.get("n") for trial in tuner.oracle.trials.values()) == list(range(5))
+    assert tuner.get_best_hyperparameters()[0].get("n") == 3
 
 
 def test_an_error_inside_the_oracle_leaves_no_lock(tmp_path):

@@ -20,11 +20,12 @@ def in_keras(width, weights, orders, batch_size, learning_rate, units=UNITS):
     model = models.dense((10,), width, **units)
     model.set_weights(weights)
     model.compile(keras.optimizers.Adam(learning_rate), "mse")
+    model.optimizer.build(model.trainable_variables)  # else the step is traced twice
     for order in orders:
         for start in range(0, len(order), batch_size):
             rows = X[order[start : start + batch_size]]
             model.train_on_batch(rows, rows)
-    return model, float(np.square(model.predict(HELD, verbose=0) - HELD).mean())
+    return model, float(np.square(model(HELD).numpy() - HELD).mean())
 
 
 @pytest.mark.parametrize("units", [UNITS, {**UNITS, "hidden_units": (), "output_activation": "sigmoid"}])
@@ -123,7 +124,7 @@ def test_a_screen_goes_through_json_also_where_a_training_blew_up():
 def test_a_training_that_blows_up_is_infinite_and_stops_nobody():
     curve = screen(1e18 * X, [2, 4], validation=1e18 * HELD, hidden_units=(), epochs=1, seeds=1)
     assert np.isfinite(curve.losses).all() or np.isinf(curve.mean).any()
-    wild = screen(X, [2], validation=HELD, hidden_units=(8, 8), epochs=2, learning_rate=1e30, seeds=1)
+    wild = screen(X, [2], validation=HELD, hidden_units=(), epochs=2, learning_rate=1e30, seeds=1)
     assert np.isinf(wild.mean).all()
 
 

