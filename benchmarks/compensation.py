@@ -68,8 +68,8 @@ def run(quick):
 def show(result):
     if "skipped" in result:
         return f"skipped: {result['skipped']}"
-    head = f"{'test mse':<38}{'ranked by':<13}{'given':>9}{'cut':>9}{'compensated':>13}{'taken back':>12}{'seconds':>9}"
-    lines = [head]
+    head = f"{'test mse':<38}{'ranked by':<13}{'given':>9}{'cut':>9}{'compensated':>13}"
+    lines = [f"{head}{'taken back':>12}{'seconds':>9}"]
     for key, row in result.items():
         if key == "environment":
             continue

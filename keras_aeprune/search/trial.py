@@ -208,6 +208,7 @@ def run(
     best = BestEpoch(goal, hold)
     own: Mapping[str, float] = {}
     try:
+        _build_optimizer(model)
         own = fit([*([] if hold is None else [hold]), best])
     except (InputError, SparsityNotReached):
         if best.diverged is None and _finite_weights(model):
@@ -342,6 +343,13 @@ def evaluate(
     if save_to is not None:
         checkpoints.save_weights(model, save_to)
     return metrics
+
+
+def _build_optimizer(model: keras.Model) -> None:
+    """Make the optimizer's variables now: where the first step makes them, Keras traces that step twice."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built and model.built:
+        optimizer.build(model.trainable_variables)
 
 
 def paired(x: Any, y: Any = None, validation: Any = None) -> tuple[Any, Any, Any]:

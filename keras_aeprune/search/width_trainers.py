@@ -69,7 +69,6 @@ class _Measured(AutoencoderHyperModel):
     def model(self, values):
         model = super().model(values)
         model.compile(model.optimizer, model.loss, metrics=["mse"])
-        model.optimizer.build(model.trainable_variables)  # else `fit` traces its step twice
         return model
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_aeprune import _files
 from keras_aeprune._validation import InputError, shown
+from keras_aeprune.shrinking.compensation import compensate
 from keras_aeprune.shrinking.costs import LayerCost
 from keras_aeprune.shrinking.cutting import cut, masked
 from keras_aeprune.shrinking.text import plan_table
@@ -68,21 +69,26 @@ class ShrinkPlan:
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
-    def apply(self, model: keras.Model) -> keras.Model:
+    def apply(self, model: keras.Model, *, data: Any = None) -> keras.Model:
         """The smaller model; the given one stays as it is.
 
         Args:
             model: the one that the plan was made for, or one of the same architecture.
+            data: calibration samples: the layers that stay then get, in closed form, the weights that come nearest
+                to the given model's outputs (see `compensate`); None keeps the weights as they are.
 
         Returns:
-            A new model of the same kind, compiled like the given one with a new optimizer. Its outputs are those
-            of `masked(model)`, in float32 within 1e-5 of the largest.
+            A new model of the same kind, compiled like the given one with a new optimizer. Without `data` its
+            outputs are those of `masked(model)`, in float32 within 1e-5 of the largest.
 
         Raises:
             InputError: for a model of another architecture.
         """
         traced = self._traced(model)
-        return cut(traced, self.kept(traced))
+        small = cut(traced, self.kept(traced))
+        if data is not None:
+            compensate(model, small, traced, self.kept(traced), data)
+        return small
 
     def masked(self, model: keras.Model) -> keras.Model:
         """A copy of the large model in which removed units count as zero wherever they are taken up.

@@ -217,6 +217,8 @@ def _optimized(model: keras.Model, optimizer: GuardedAdam) -> Iterator[None]:
     before = model.optimizer
     scaled = isinstance(before, keras.optimizers.LossScaleOptimizer)
     model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
+    if model.built:
+        model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
     try:
         model.make_train_function(force=True)
         yield

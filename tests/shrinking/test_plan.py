@@ -71,6 +71,15 @@ def test_apply_equals_masked_and_leaves_the_model_alone(autoencoder, x):
     assert autoencoder.get_config() == config
 
 
+def test_data_compensate_the_cut(autoencoder, x):
+    made = plan(autoencoder, keep=0.5, round_to=1)
+    wanted = autoencoder(x)
+    plain, better = (
+        np.square(small(x) - wanted).mean() for small in (made.apply(autoencoder), made.apply(autoencoder, data=x))
+    )
+    assert better < 0.5 * plain
+
+
 def test_the_smallest_units_go_first():
     model = keras.Sequential([keras.Input((1,)), kl.Dense(4, name="a", use_bias=False), kl.Dense(1)])
     model.layers[0].set_weights([np.array([[3.0, -1.0, 2.0, -4.0]])])
