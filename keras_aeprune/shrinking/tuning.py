@@ -60,11 +60,10 @@ class Tuned:
         return asdict(self)
 
     def __str__(self) -> str:
-        start, best = ("?" if value is None else f"{value:.5g}" for value in (self.before, self.best))
+        losses = " -> ".join(f"{value:.5g}" for value in (self.before, self.best) if value is not None)
         epochs = len(next(iter(self.history.values()), []))
-        lines = [
-            f"{self.monitored} {start} -> {best} in epoch {self.best_epoch} of {epochs}, {clock(self.seconds)}"
-        ]
+        where = f"in epoch {self.best_epoch} of {epochs}, {clock(self.seconds)}"
+        lines = [f"{self.monitored} {losses or 'never finite'} {where}"]
         return "\n".join([*lines, *self.rollbacks, *["gave up"] * self.gave_up])
 
 
@@ -337,7 +336,12 @@ def fine_tune(
             say,
         )
         every = [*callbacks, *([KeepSparse()] if keep_zeros else []), guard]
-        run = model.fit(**fed, epochs=epochs, validation_data=judged, callbacks=every, verbose=0)
+        own = {
+            "shuffle": "y" in fed,
+            "callbacks": every,
+            "verbose": 0,
+        }  # batches that come as such have their order
+        run = model.fit(**fed, epochs=epochs, validation_data=judged, **own)
     history = {name: [float(value) for value in values] for name, values in run.history.items()}
     rollbacks, seconds = tuple(guard.rollbacks), time.monotonic() - began
     return Tuned(history, guard.monitored, before, guard.best, guard.best_epoch, rollbacks, guard.gave_up, seconds)

@@ -60,8 +60,8 @@ SIGNATURES = {
     "shrinking.alphas": "model",
     "shrinking.compensate": "model, small, traced, kept, data, *, ridge, batch_size, samples, keep_zeros",
     "shrinking.find_dead": "traced, data, *, tolerance",
-    "shrinking.fine_tune": "model, data, *, epochs, learning_rate, schedule, batch_size, validation, teacher, distill,"
-    " clip, callbacks, seed, keep_zeros, progress",
+    "shrinking.fine_tune": "model, data, *, epochs, learning_rate, schedule, batch_size, validation, "
+    "teacher, distill, clip, callbacks, seed, keep_zeros, progress",
     "shrinking.fold": "model, threshold",
     "shrinking.merge": "model, *, only_smaller",
     "shrinking.mergeable": "model, *, only_smaller",
@@ -76,8 +76,8 @@ SIGNATURES = {
     "shrinking.relu_states": "model, data",
     "shrinking.removable": "model",
     "shrinking.replaced": "model, names",
-    "shrinking.shrink_until": "model, data, *, max_error_increase, target_params, target_macs, target_bytes, validation, "
-    "criterion, layers, step, epochs, probe_epochs, final_epochs, learning_rate, batch_size, "
+    "shrinking.shrink_until": "model, data, *, max_error_increase, target_params, target_macs, target_bytes, "
+    "validation, criterion, layers, step, epochs, probe_epochs, final_epochs, learning_rate, batch_size, "
     "distill, round_to, minimum, mirror, directory, seed, progress",
     "shrinking.simplify": "model, data, *, rules, names, max_error_increase, loss, latency, progress",
     "shrinking.trace": "model, *, accept_normalization",
