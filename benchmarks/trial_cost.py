@@ -115,7 +115,8 @@ def run(quick):
 
 def show(result):
     lines = [f"{'a trial':<28}{'seconds':>9}{'beyond fit':>12}{'processor':>11}{'MiB kept':>10}{'trials':>8}"]
-    for name, row in result.items():
+    for name in TUNERS:
+        row = result[name]
         seconds = f"{row['seconds']:>9.3f}{row['beyond fit']:>12.3f}{row['processor']:>11.3f}"
         lines.append(f"{name:<28}{seconds}{row['MiB']:>10.2f}{row['trials']:>8}")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from keras_aeprune._validation import InputError, keras_model, positive_int, pos
 from keras_aeprune.shrinking.choice import Bounds
 from keras_aeprune.shrinking.dead import without_dead
 from keras_aeprune.shrinking.moves import Move, costs_of, moves
+from keras_aeprune.shrinking.rebuild import build_optimizer
 from keras_aeprune.shrinking.rounds import Round, RoundsFolder, rounds_table
 from keras_aeprune.shrinking.tuning import fine_tune
 
@@ -362,6 +363,7 @@ class _Loop:
     def _compile(self, model: keras.Model) -> None:
         """With the given model's loss and an optimizer of its own."""
         model.compile(keras.optimizers.Adam(self.tuning["learning_rate"]), self.model.loss)
+        build_optimizer(model)
 
     def _error(self, model: keras.Model) -> float:
         found = model.evaluate(*self.validation, batch_size=1024, verbose=0, return_dict=True)

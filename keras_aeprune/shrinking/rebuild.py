@@ -12,7 +12,7 @@ import keras
 from keras_aeprune import _graph
 from keras_aeprune._validation import InputError, shown
 
-__all__ = ["Rebuilt", "arguments", "as_graph", "compile_like", "entrance_shapes", "rebuild"]
+__all__ = ["Rebuilt", "build_optimizer", "arguments", "as_graph", "compile_like", "entrance_shapes", "rebuild"]
 
 _HALVES = ("encoder", "decoder")
 
@@ -222,12 +222,20 @@ def rebuild(model: keras.Model, make: Callable[[Any], Any], **hooks: Any) -> tup
     return maker.model(model), maker
 
 
+def build_optimizer(model: keras.Model) -> None:
+    """Make the optimizer's variables, without which a saved model loads with a warning."""
+    optimizer = model.optimizer
+    if optimizer is not None and model.built and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
 def compile_like(new: keras.Model, model: keras.Model) -> None:
     """Compile `new` as `model` is, with an optimizer of its own; say so where that cannot be done."""
     if not model.compiled:
         return
     try:
         new.compile_from_config(model.get_compile_config())
+        build_optimizer(new)
     except Exception as error:  # a loss or metric of the user's own that has no config
         warnings.warn(
             f"model {new.name!r}: not compiled, since the loss or metrics of the given one have no config "
