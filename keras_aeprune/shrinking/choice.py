@@ -134,8 +134,9 @@ def counts_for_budget(
     *,
     scope: str = "layer",
     told: Callable[[list[int]], str] = str,
+    narrowest: bool = False,
 ) -> list[int]:
-    """The widest choice that meets a limit: halving the range of the fraction that stays.
+    """The widest choice that meets a budget: halving the range of the fraction that stays.
 
     Args:
         groups: that can be cut.
@@ -144,6 +145,7 @@ def counts_for_budget(
         fits_in: whether the limit is met with these numbers of units.
         scope: "layer" keeps the same fraction everywhere; "global" cuts the lowest scores, wherever they are.
         told: what is said of the smallest choice where even that does not fit.
+        narrowest: find the narrowest choice that fits instead, for a limit that wide models keep, like an error.
 
     Raises:
         BudgetError: if the narrowest widths that are allowed do not meet the limit.
@@ -156,9 +158,9 @@ def counts_for_budget(
         limit = np.sort(every)[min(len(every) - 1, round((1 - share) * len(every)))]
         return bounds.widths(groups, [float((scores[group.classes] >= limit).sum()) for group in groups])
 
-    if fits_in(counts(1.0)):
-        return counts(1.0)
-    low, high = 0.0, 1.0
+    low, high = (1.0, 0.0) if narrowest else (0.0, 1.0)  # `low` fits, `high` does not
+    if fits_in(counts(high)):
+        return counts(high)
     if not fits_in(counts(low)):
         raise BudgetError(
             f"the limit cannot be met: {told(counts(low))} with every group at its minimum; allow narrower layers "

@@ -19,6 +19,7 @@ from keras_aeprune.shrinking.choice import (
 )
 from keras_aeprune.shrinking.costs import Costs
 from keras_aeprune.shrinking.elimination import elimination_scores
+from keras_aeprune.shrinking.limit import Limit
 from keras_aeprune.shrinking.ranking import class_scores
 from keras_aeprune.shrinking.shrink_plan import GroupCut, ShrinkPlan
 from keras_aeprune.shrinking.tracing import Group, Traced, trace
@@ -37,6 +38,7 @@ def plan(
     target_params: float | None = None,
     target_macs: float | None = None,
     target_bytes: float | None = None,
+    max_error_increase: float | None = None,
     data: Any = None,
     loss: Any = None,
     scope: str = "layer",
@@ -66,9 +68,13 @@ def plan(
         target_params: numbers in all weights at most, > 0.
         target_macs: multiplications with weights for one sample at most, > 0.
         target_bytes: bytes of all weights as float32 at most, > 0. An int8 file has about a quarter of them.
-        data: calibration samples, for criteria that need them: x for an autoencoder, (x, y) otherwise.
+        max_error_increase: fraction by which the loss may grow through the cut, >= 0, before any training: the
+            narrowest widths at which the cut and compensated model keeps it, judged on a quarter of `data`, which
+            the compensation does not see.
+        data: calibration samples, for criteria that need them and for `max_error_increase`: x for an autoencoder,
+            (x, y) otherwise.
         loss: as for `criteria.scores`.
-        scope: for a target, "layer" keeps the same fraction of every group, "global" lets the lowest scores go,
+        InputError: for arguments that cannot be used, or more than one of `keep`, the targets and the limit.
             wherever they are (each layer's scores are divided by their root mean square first).
         round_to: kept widths are rounded up to a multiple of it, 1 or more; 8 and 16 are fast on phones. Groups
             of up to so many units stay whole.
@@ -100,10 +106,11 @@ def plan(
         parameters x0.50, MACs x0.50, float32 weights 8.5 -> 4.3 kB
     """
     targets = dict(zip(_TARGETS, (target_params, target_macs, target_bytes), strict=True))
-    given = [name for name, value in {"keep": keep, **targets}.items() if value is not None]
+    budgets = {"keep": keep, **{f"target_{name}": value for name, value in targets.items()}}
+    budgets["max_error_increase"] = max_error_increase
+    given = [name for name, value in budgets.items() if value is not None]
     if len(given) > 1:
-        shown = " and ".join(name if name == "keep" else f"target_{name}" for name in given)
-        raise InputError(f"plan: got {shown}, allowed: one of keep, target_params, target_macs, target_bytes")
+        raise InputError(f"plan: got {' and '.join(given)}, allowed: one of {', '.join(budgets)}")
     traced = trace(model, accept_normalization=accept_normalization)
     bounds = Bounds(round_to, minimum, maximum, mirror)
     bounds.check(traced.groups)
@@ -115,9 +122,20 @@ def plan(
     costs = Costs(traced)
     if keep is not None:
         counts = counts_by_name(traced.groups, keep, bounds)
+    elif max_error_increase is not None:
+        limit = Limit(traced, max_error_increase, data, loss)
+        counts = counts_for_budget(
+            free,
+            scores,
+            bounds,
+            lambda counts: limit.holds(kept_with(traced, scores, counts)),
+            scope=scope,
+            narrowest=True,
+        )
+        notes.append(limit.told)
     elif given:
-        name = given[0]
-        limit = positive_number(f"target_{name}", targets[name])
+        name = given[0].removeprefix("target_")
+        most = positive_number(given[0], targets[name])
         cost: Callable[[np.ndarray], int] = getattr(costs, name)
 
         def total(counts: Sequence[int]) -> int:
@@ -127,16 +145,15 @@ def plan(
             free,
             scores,
             bounds,
-            lambda counts: total(counts) <= limit,
+            lambda counts: total(counts) <= most,
             scope=scope,
-            told=lambda counts: f"target_{name}={limit:,.0f}, and there are {total(counts):,} {name}",
+            told=lambda counts: f"target_{name}={most:,.0f}, and there are {total(counts):,} {name}",
         )
     else:
         counts = bounds.widths(free, [int(np.isfinite(scores[g.classes]).sum()) for g in free])
     settings = {
         "criterion": str(criterion),
-        "keep": _plain(keep),
-        **{f"target_{name}": value for name, value in targets.items()},
+        **{name: _plain(value) for name, value in budgets.items()},
         **{"scope": scope, "round_to": round_to, "mirror": mirror, "accept_normalization": accept_normalization},
     }
     return made_plan(traced, removed_classes(traced, scores, counts), settings, notes)

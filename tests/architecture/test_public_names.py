@@ -11,7 +11,8 @@ SIGNATURES = {
     "on_unsupported, regrowth, state, several_fits, data, loss",
     "KeepSparse": "include, exclude",
     "sparsity_table": "model",
-    "compress": "data, out, *, key, sparsity, encoding_dim, hidden_units, epochs, seed, max_time, progress",
+    "compress": "data, out, *, key, sparsity, encoding_dim, hidden_units, epochs, max_error_increase, seed, "
+    "max_time, progress",
     "models.dense": "input_shape, encoding_dim, *, hidden_units, activation, output_activation, code_activation, "
     "batch_normalization, name",
     "models.AnomalyDetector": "autoencoder, *, scaling, error, standardize",
@@ -67,8 +68,8 @@ SIGNATURES = {
     "shrinking.mergeable": "model, *, only_smaller",
     "shrinking.mirrored": "model, path",
     "shrinking.paired": "model",
-    "shrinking.plan": "model, criterion, *, keep, target_params, target_macs, target_bytes, data, loss, scope, "
-    "round_to, minimum, maximum, mirror, accept_normalization",
+    "shrinking.plan": "model, criterion, *, keep, target_params, target_macs, target_bytes, "
+    "max_error_increase, data, loss, scope, round_to, minimum, maximum, mirror, accept_normalization",
     "shrinking.prepare": "model, layers, *, rate",
     "shrinking.rank_layers": "model, data, *, by, loss, samples, seed, progress",
     "shrinking.reestimate_normalization": "model, data, *, batch_size, samples",

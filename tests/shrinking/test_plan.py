@@ -130,6 +130,37 @@ def test_a_target_that_cannot_be_met_says_how_far_it_can_go(autoencoder):
         plan(autoencoder, target_macs=10)
 
 
+def test_an_error_limit_is_kept_and_used(autoencoder):
+    random = np.random.default_rng(1)
+    rows = (random.random((256, 4)) @ random.random((4, 64)) / 4).astype("float32")
+    model = keras.models.clone_model(autoencoder)
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.fit(rows, rows, epochs=10, verbose=0)
+    made = plan(model, "elimination", max_error_increase=0.5, data=rows, round_to=1)
+    judged = np.arange(len(rows)) % 4 == 3
+    errors = [
+        float(np.square(m.predict(rows[judged], verbose=0) - rows[judged]).mean())
+        for m in (model, made.apply(model, data=rows[~judged]))
+    ]
+    assert errors[1] <= 1.5 * errors[0]
+    assert made.params[1] < 0.9 * made.params[0]
+    assert f"{errors[0]:.5g} -> {errors[1]:.5g}" in made.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_error_increase": 0.1}, "calibration samples, for max_error_increase"),
+        ({"max_error_increase": 0.1, "data": np.zeros((64, 64))}, "has none, allowed: one; give loss="),
+        ({"max_error_increase": -1, "data": np.zeros((64, 64)), "loss": "mse"}, "a fraction >= 0"),
+        ({"max_error_increase": 0.1, "data": np.zeros((4, 64)), "loss": "mse"}, "8 or more"),
+    ],
+)
+def test_an_error_limit_needs_data_and_a_loss(autoencoder, arguments, message):
+    with pytest.raises(InputError, match=message):
+        plan(autoencoder, **arguments)
+
+
 def test_only_what_nothing_takes_up_goes_without_a_target():
     model = keras.Sequential([keras.Input((2,)), kl.Dense(4, "relu", name="a"), kl.Dense(3, name="b")])
     kernel = np.ones((4, 3))
