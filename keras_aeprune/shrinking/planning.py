@@ -74,7 +74,7 @@ def plan(
         data: calibration samples, for criteria that need them and for `max_error_increase`: x for an autoencoder,
             (x, y) otherwise.
         loss: as for `criteria.scores`.
-        InputError: for arguments that cannot be used, or more than one of `keep`, the targets and the limit.
+        scope: for a target or limit, "layer" keeps the same fraction of every group, "global" takes the lowest scores
             wherever they are (each layer's scores are divided by their root mean square first).
         round_to: kept widths are rounded up to a multiple of it, 1 or more; 8 and 16 are fast on phones. Groups
             of up to so many units stay whole.
@@ -88,7 +88,7 @@ def plan(
         A `ShrinkPlan`.
 
     Raises:
-        InputError: for arguments that cannot be used, or more than one of `keep` and the targets.
+        InputError: for arguments that cannot be used, or more than one of `keep`, the targets and the limit.
         BudgetError: if the narrowest widths that are allowed do not meet a target.
 
     Example:

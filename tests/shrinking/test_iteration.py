@@ -14,7 +14,7 @@ from keras_aeprune.shrinking import iteration
 from keras_aeprune.shrinking.iteration import shrink_until
 from keras_aeprune.shrinking.rounds import Round, RoundsFolder
 
-SHORT = {"epochs": 1, "probe_epochs": 0, "final_epochs": 1, "step": 0.4, "progress": False, "batch_size": 64}
+SHORT = {"epochs": 1, "probe_epochs": 0, "final_epochs": 1, "step": 0.4, "progress": False, "batch_size": 256}
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +25,16 @@ def x():
 @pytest.fixture(scope="module")
 def autoencoder(x):
     keras.utils.set_random_seed(0)
-    model = models.dense((64,), 16, hidden_units=(64, 32))
+    model = models.dense((64,), 16, hidden_units=(48,))
     model.compile(keras.optimizers.Adam(3e-3), "mse")
-    model.fit(x[:1500], x[:1500], epochs=15, batch_size=64, verbose=0)
+    model.fit(x[:1500], x[:1500], epochs=20, batch_size=128, verbose=0)
     return model
 
 
 @pytest.fixture(scope="module")
 def shrunk(autoencoder, x):
     before = autoencoder.get_weights()
-    found = shrink_until(autoencoder, x[:1500], validation=x[1500:], max_error_increase=0.5, **SHORT)
+    found = shrink_until(autoencoder, x[:1500], validation=x[1500:], max_error_increase=0.2, **SHORT)
     for old, now in zip(before, autoencoder.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     return found
@@ -45,7 +45,7 @@ def test_the_model_is_the_smallest_that_held(shrunk, x):
     assert shrunk.best.params == min(r.params for r in held) == shrunk.model.count_params()
     assert len(held) > 1
     assert not shrunk.rounds[-1].held
-    assert shrunk.stopped == "the error would grow by more than 0.5 of itself"
+    assert shrunk.stopped == "the error would grow by more than 0.2 of itself"
 
 
 def test_errors_are_those_of_the_model_on_the_validation_samples(shrunk, autoencoder, x):
@@ -54,14 +54,13 @@ def test_errors_are_those_of_the_model_on_the_validation_samples(shrunk, autoenc
     last = float(np.square(shrunk.model.predict(rows, verbose=0) - rows).mean())
     assert shrunk.rounds[0].error == pytest.approx(first, rel=1e-4)
     assert shrunk.error == pytest.approx(last, rel=1e-4)
-    assert shrunk.error <= 1.5 * first
+    assert shrunk.error <= 1.2 * first
 
 
 def test_a_round_that_is_too_much_is_tried_again_with_half_the_step(shrunk):
-    cuts = [1 - b.params / a.params for a, b in zip(shrunk.rounds, shrunk.rounds[1:], strict=False) if a.held]
-    missed = [n for n, r in enumerate(shrunk.rounds) if not r.held]
+    missed = [r for r in shrunk.rounds if not r.held]
     assert len(missed) == 3
-    assert cuts
+    assert [r.params for r in missed] == sorted(r.params for r in missed)
 
 
 def test_the_table_names_every_round_and_the_outcome(shrunk):
@@ -74,15 +73,14 @@ def test_the_table_names_every_round_and_the_outcome(shrunk):
 
 @pytest.mark.parametrize(("target", "reached"), [("target_params", "params"), ("target_macs", "macs")])
 def test_a_target_stops_the_rounds(autoencoder, x, target, reached):
-    limit = 6000
+    limit = 6500
     found = shrink_until(autoencoder, x, max_error_increase=None, layers=False, **{target: limit}, **SHORT)
     assert getattr(found.best, reached) <= limit < getattr(found.rounds[-2], reached)
     assert "is met" in found.stopped
 
 
-def test_bytes_are_four_times_the_parameters(autoencoder, x):
-    found = shrink_until(autoencoder, x, max_error_increase=None, target_bytes=24000, layers=False, **SHORT)
-    assert found.best.params <= 6000
+def test_bytes_are_four_times_the_parameters():
+    assert iteration._target(None, None, 26000) == ("params", 6500)
 
 
 def test_a_layer_that_does_nothing_goes_first(x):
@@ -104,7 +102,7 @@ def test_a_layer_that_does_nothing_goes_first(x):
 
 
 def test_a_killed_run_goes_on_and_ends_where_a_whole_one_does(autoencoder, x, tmp_path, monkeypatch):
-    arguments = {"max_error_increase": None, "target_params": 4000, "layers": False, **SHORT}
+    arguments = {"max_error_increase": None, "target_params": 4500, "layers": False, **SHORT}
     whole = shrink_until(autoencoder, x, **arguments)
     assert len(whole.rounds) > 2
     train, calls = iteration.fine_tune, []
@@ -125,28 +123,19 @@ def test_a_killed_run_goes_on_and_ends_where_a_whole_one_does(autoencoder, x, tm
     assert again.error == pytest.approx(whole.error, rel=0.05)
 
 
-def test_a_finished_run_is_not_trained_again_but_for_its_last_training(autoencoder, x, tmp_path, monkeypatch):
+def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(autoencoder, x, tmp_path, monkeypatch):
     arguments = {
         "max_error_increase": None,
-        "target_params": 6000,
+        "target_params": 7500,
         "layers": False,
-        **SHORT,
         "directory": tmp_path,
+        **SHORT,
     }
     first = shrink_until(autoencoder, x, **arguments)
     monkeypatch.setattr(iteration, "moves", None)
-    assert shrink_until(autoencoder, x, **arguments).rounds == first.rounds
-
-
-def test_another_run_in_the_same_folder_is_refused_with_the_difference(autoencoder, x, tmp_path):
-    arguments = {
-        "max_error_increase": None,
-        "target_params": 11000,
-        "layers": False,
-        "directory": tmp_path,
-        **SHORT,
-    }
-    shrink_until(autoencoder, x, **arguments)
+    monkeypatch.setattr(iteration._Loop, "_final", lambda loop, model, error: (model, error))
+    again = shrink_until(autoencoder, x, **arguments)
+    assert again.rounds == first.rounds
     with pytest.raises(InputError, match="the folder of another run"):
         shrink_until(autoencoder, x, **{**arguments, "seed": 5})
 
