@@ -330,7 +330,8 @@ class _Loop:
         """What a move pays in error for what it saves in cost, both as logarithms of ratios."""
         if not math.isfinite(error):
             return math.inf
-        saved = math.log(getattr(before, self.by) / cost)
+        worth = max(cost, self.target or 0)  # what is saved beyond the target is worth nothing
+        saved = math.log(getattr(before, self.by) / worth)
         rise = math.log(max(error, 1e-300) / before.error)
         return rise / saved if rise > 0 else rise * saved
 

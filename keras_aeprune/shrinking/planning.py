@@ -74,8 +74,8 @@ def plan(
         data: calibration samples, for criteria that need them and for `max_error_increase`: x for an autoencoder,
             (x, y) otherwise.
         loss: as for `criteria.scores`.
-        scope: for a target or limit, "layer" keeps the same fraction of every group, "global" takes the lowest scores
-            wherever they are (each layer's scores are divided by their root mean square first).
+        scope: for a target or limit, "layer" keeps the same fraction of every group, "global" takes the lowest
+            scores wherever they are (each layer's scores are divided by their root mean square first).
         round_to: kept widths are rounded up to a multiple of it, 1 or more; 8 and 16 are fast on phones. Groups
             of up to so many units stay whole.
         minimum: units that stay at least in each group, 1 or more; or {name or pattern: units}.
