@@ -1,12 +1,12 @@
 """Autoencoders for Fashion-MNIST cut to a budget, as int8 files, beside small ones from scratch.
 
 The dense model 784-512-256-64-256-512-784 is trained for 30 epochs, a convolutional one (28x28x1, filters 32 and
-64, code 64) for 15 on 20,000 images, with a cosine rate. Each is then made smaller by `shrink_until`, and by one cut
-of the same fraction of every layer to the same number of parameters by the size of their weights (the common
-practice), with the same last training; beside them stands the architecture that `shrink_until` chose, trained from
-scratch. All are int8 files, timed in turns with the float32 file of the given model, one thread. Errors are means
-over the test images and pixels, of the .tflite file itself. The last training after a cut has the epochs and the
-rate of the first one; the one from scratch has the epochs of both together.
+64, code 64) for 15 on 20,000 images, with a cosine rate. Each is then made smaller by `shrink_until`, and by one
+cut of the same fraction of every layer to the same number of parameters by the size of their weights (the common
+practice), with the same last training; beside them stands the architecture that `shrink_until` chose, trained
+from scratch. All are int8 files, timed in turns with the float32 file of the given model, one thread. Errors are
+means over the test images and pixels, of the .tflite file itself. The last training after a cut has the epochs and
+the rate of the first one; the one from scratch has the epochs of both together.
 """
 
 import tempfile

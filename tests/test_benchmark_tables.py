@@ -96,3 +96,38 @@ def test_criteria_are_compared_with_tfmot_on_their_own_seeds_and_sorted_by_the_l
     assert [line.split()[0] for line in lines] == ["wanda,", "tfmot", "magnitude,"]
     assert "0.01000 (0.500)" in lines[0]  # 0.01 / 0.02 of the same seed, not of both
     assert "0.04000 (1.333)" in lines[2]
+
+
+def test_cut_models_are_compared_with_the_float32_file_of_the_given_one(load):
+    row = {"parameters": 10, "bytes": 800, "us": 20.0, "faster": 1.0, "error": 0.01, "widths": ["a 8"]}
+    rows = {
+        "given, float32": row,
+        "shrink_until, 0.5 of the params": {**row, "bytes": 100, "us": 2.0, "faster": 10.0, "error": 0.0105},
+    }
+    lines = load("shrinking").show({"tables": {"dense": rows}}).splitlines()
+    assert lines[2].split()[-6:] == ["100", "8.0x", "2.0", "10.0x", "0.01050", "1.050"]
+    assert lines[3] == "  shrink_until, 0.5 of the params: a 8"
+    assert "asked: 8x smaller and 12x faster at an error of 1.05x" in lines[4]
+
+
+def test_compensation_takes_back_a_share_of_the_rise(load):
+    one = {"cut": 0.5, "compensated": 0.2, "seconds": 1.0}
+    row = {"name": "small", "given": 0.1, "magnitude": one, "elimination": {**one, "compensated": 0.1}}
+    lines = load("compensation").show({"model0": row, "environment": {}}).splitlines()
+    assert [line.split()[-2] for line in lines[1:]] == ["0.75", "1.00"]
+
+
+def test_the_width_search_is_also_compared_with_the_fastest_of_the_trainings(load):
+    search = {"width": 24, "seconds": 26.0, "retrained": [24], "answer": "24"}
+    result = {
+        "samples": 1,
+        "epochs": 1,
+        "search": search,
+        "width": 24,
+        "seconds": 520.0,
+        "fastest": 20.0,
+        "losses": [],
+    }
+    lines = load("width_search").show(result).splitlines()
+    assert lines[3].split()[3] == "0.05"
+    assert lines[4] == "against 13 times the fastest of these trainings: 0.10"
