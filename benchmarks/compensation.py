@@ -1,12 +1,20 @@
 """What closed-form compensation takes back of the error of a cut by half, before any training.
 
-Trained autoencoders are cut to half of the units of every layer, by the size of weights or by elimination, and
-compensated on 2,048 training images. Taken back is the share of the rise of the test error.
+Trained autoencoders are cut to half of the units of every layer, the code included, or of every hidden layer, ranked
+by the size of weights or by elimination, and compensated on 2,048 training images. Taken back is the share of the
+rise of the test error; 0 where the compensation found nothing better on the samples that it holds back.
 """
+
+import itertools
 
 from benchmarks._parts import NO_DATA, images, kept, parts
 
 EPOCHS = 10
+CRITERIA = ("magnitude", "elimination")
+KEEP = {
+    "all": {"dense": 0.5, "convolutional": 0.5},
+    "hidden": {"dense": {"hidden_*": 0.5}, "convolutional": {"filters_*": 0.5}},
+}
 MODELS = {
     "mnist, dense 784-256-128-32": ("mnist", [784], "dense", {"encoding_dim": 32, "hidden_units": [256, 128]}),
     "fashion_mnist, dense 784-512-256-64": (
@@ -39,13 +47,13 @@ def _case(task, quick):
     model.fit(x, x, epochs=epochs, batch_size=128, verbose=0)
     found = {"given": model.evaluate(test, test, batch_size=1000, verbose=0)}
     traced = trace(model)
-    for criterion in ("magnitude", "elimination"):
-        made = plan(model, criterion, keep=0.5, data=x[:2048], round_to=1)
+    for (what, keep), criterion in itertools.product(KEEP.items(), CRITERIA):
+        made = plan(model, criterion, keep=keep[kind], data=x[:2048], round_to=1)
         small = made.apply(model)
         cut = small.evaluate(test, test, batch_size=1000, verbose=0)
         seconds = compensate(model, small, traced, made.kept(traced), x[:2048]).seconds
         after = small.evaluate(test, test, batch_size=1000, verbose=0)
-        found[criterion] = {"cut": cut, "compensated": after, "seconds": seconds}
+        found[f"{what}, {criterion}"] = {"cut": cut, "compensated": after, "seconds": seconds}
     return found
 
 
@@ -68,16 +76,16 @@ def run(quick):
 def show(result):
     if "skipped" in result:
         return f"skipped: {result['skipped']}"
-    head = f"{'test mse':<38}{'ranked by':<13}{'given':>9}{'cut':>9}{'compensated':>13}"
+    head = f"{'test mse':<38}{'half of, ranked by':<22}{'given':>9}{'cut':>9}{'compensated':>13}"
     lines = [f"{head}{'taken back':>12}{'seconds':>9}"]
     for key, row in result.items():
         if key == "environment":
             continue
-        for criterion in ("magnitude", "elimination"):
-            one = row[criterion]
+        for case in (f"{what}, {criterion}" for what, criterion in itertools.product(KEEP, CRITERIA)):
+            one = row[case]
             share = (one["cut"] - one["compensated"]) / (one["cut"] - row["given"])
             lines.append(
-                f"{row['name']:<38}{criterion:<13}{row['given']:>9.5f}{one['cut']:>9.5f}{one['compensated']:>13.5f}"
+                f"{row['name']:<38}{case:<22}{row['given']:>9.5f}{one['cut']:>9.5f}{one['compensated']:>13.5f}"
                 f"{share:>12.2f}{one['seconds']:>9.1f}"
             )
     return "\n".join(lines)

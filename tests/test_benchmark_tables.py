@@ -112,9 +112,10 @@ def test_cut_models_are_compared_with_the_float32_file_of_the_given_one(load):
 
 def test_compensation_takes_back_a_share_of_the_rise(load):
     one = {"cut": 0.5, "compensated": 0.2, "seconds": 1.0}
-    row = {"name": "small", "given": 0.1, "magnitude": one, "elimination": {**one, "compensated": 0.1}}
+    cases = {f"{what}, {by}": one for what in ("all", "hidden") for by in ("magnitude", "elimination")}
+    row = {"name": "small", "given": 0.1, **cases, "hidden, elimination": {**one, "compensated": 0.1}}
     lines = load("compensation").show({"model0": row, "environment": {}}).splitlines()
-    assert [line.split()[-2] for line in lines[1:]] == ["0.75", "1.00"]
+    assert [line.split()[-2] for line in lines[1:]] == ["0.75", "0.75", "0.75", "1.00"]
 
 
 def test_the_width_search_is_also_compared_with_the_fastest_of_the_trainings(load):
