@@ -1,8 +1,8 @@
 """What closed-form compensation takes back of the error of a cut by half, before any training.
 
-Trained autoencoders are cut to half of the units of every layer, the code included, or of every hidden layer, ranked
-by the size of weights or by elimination, and compensated on 2,048 training images. Taken back is the share of the
-rise of the test error; 0 where the compensation found nothing better on the samples that it holds back.
+Trained autoencoders are cut to half of the units of every layer, the code included, or of every hidden layer,
+ranked by the size of weights or by elimination, and compensated on 2,048 training images. Taken back is the share
+of the rise of the test error; 0 where the compensation found nothing better on the samples that it holds back.
 """
 
 import itertools
