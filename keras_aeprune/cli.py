@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "--hidden-units", type=_widths, metavar="A,B", help="widths of the encoder's hidden layers"
     )
+    compress.add_argument(
+        "--max-error-increase",
+        type=float,
+        metavar="F",
+        help="also cut units and layers out, as long as the error grows by at most this fraction",
+    )
     compress.add_argument("--max-time", metavar="TIME", help="limit for the whole run: 90, 90s, 5m, 1h")
     compress.add_argument("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
     _add_data_options(compress)
@@ -113,15 +119,16 @@ def _parser() -> argparse.ArgumentParser:
         "--criterion", default="elimination", metavar="NAME", help="which units go first (elimination); see names"
     )
     shrink.add_argument("--no-layers", dest="layers", action="store_false", help="only units, no whole layers")
-    shrink.add_argument(
-        "--no-mirror", dest="mirror", action="store_false", help="widths of both halves may differ"
-    )
+    shrink.add_argument("--mirror", action="store_true", help="equal widths in encoder and decoder")
     shrink.add_argument("--round-to", type=int, default=8, metavar="N", help="widths are multiples of this (8)")
-    shrink.add_argument("--dry-run", action="store_true", help="print the plan of one cut, write nothing")
+    shrink.add_argument("--dry-run", action="store_true", help="print the plan of one cut, write no model")
+    shrink.add_argument(
+        "--plan", dest="plan_file", metavar="FILE", help="write the plan of one cut (--keep, --dry-run) as JSON"
+    )
     shrink.add_argument("--loss", help="for a model saved without one")
     shrink.add_argument("--learning-rate", type=float, help="of Adam (0.001)")
     shrink.add_argument("--batch-size", type=int, default=128, help="samples per step (128)")
-    shrink.add_argument("--scale", default="none", help="none (default), auto, unit or standard")
+    shrink.add_argument("--scale", help="none, auto (as compress), unit or standard (default: none, but checked)")
     _add_data_options(shrink)
 
     search = commands.add_parser(

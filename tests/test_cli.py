@@ -72,6 +72,8 @@ CASES = {
     "negative sparsity": (lambda f: "digits", "--sparsity=-0.5", "sparsity: got -0.5"),
     "sparsity no number": (lambda f: "digits", "--sparsity much", "'much'"),
     "epochs 0": (lambda f: "digits", "--epochs 0", "epochs: got 0"),
+    "error limit": (lambda f: "digits", "--max-error-increase=-0.5", "max_error_increase: got -0.5"),
+    "error limit no number": (lambda f: "digits", "--max-error-increase much", "'much'"),
     "time": (lambda f: "digits", "--max-time soon", "max_time: got 'soon'"),
     "hidden units": (lambda f: "digits", "--hidden-units 3,x", "'3,x'"),
     "run of another run": (run_of_another, "", "the folder of another run"),
@@ -181,7 +183,9 @@ def test_a_missed_target_is_status_1(tmp_path, monkeypatch, capfd):
     assert not Path("p.keras").exists()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["compress", "--help"], ["prune", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["compress", "--help"], ["prune", "--help"], ["shrink", "--help"], ["--version"]]
+)
 def test_help_needs_no_tensorflow_and_is_quick(words):
     code = (
         "import sys; from keras_aeprune.cli import main\n"
@@ -210,6 +214,54 @@ def test_the_terminal_shows_no_lines_of_tensorflow(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ("", 2, "saved without a loss, allowed: a compiled one, or name the loss (--loss mse"),
+        ("--loss mse --data nowhere.npz", 2, "nowhere.npz"),
+        ("--loss mse --data x.npy --keep half", 2, "'half'"),
+        ("--loss mse --keep 0.5 --target-params 9", 2, "keep: got it with a target"),
+        ("--loss mse --criterion fischer", 2, "criterion: got 'fischer'"),
+        ("--loss mse --plan p.json", 2, "plan_file: got it for several rounds"),
+        ("--loss mse --dry-run", 2, "dry_run: got neither keep nor a target"),
+        ("--loss mse --scale none --target-params 3 --dry-run", 1, "target_params=3"),
+        ("--loss mse --out x/y.h5", 2, "allowed: a name that ends in .keras"),
+    ],
+)
+def test_what_shrink_cannot_use_is_one_line_and_leaves_nothing(
+    options, status, message, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    layers = [keras.layers.Dense(units) for units in (12, 6)]
+    keras.Sequential([keras.Input((6,)), *layers]).save("m.keras")
+    np.save("x.npy", GOOD)
+    capfd.readouterr()
+    try:
+        found = cli.main(["shrink", "m.keras", "--data", "x.npy", "--out", "new/s.keras", *options.split()])
+    except SystemExit as exit_:  # argparse
+        found = exit_.code
+    printed = capfd.readouterr()
+    assert found == status
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert message in printed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.keras", "x.npy"]
+
+
+def test_shrink_prints_the_plan_and_writes_it_where_asked(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(32, name="hidden"), keras.layers.Dense(6)])
+    model.save("m.keras")
+    np.save("x.npy", GOOD)
+    words = ["shrink", "m.keras", "--data", "x.npy", "--loss", "mse", "--scale", "none", "--out", "s.keras"]
+    assert cli.main([*words, "--keep", "0.5", "--dry-run", "--plan", "plans/p.json"]) == 0
+    out = capfd.readouterr().out
+    assert "32 -> 16" in out
+    assert "no model was written" in out
+    assert Path("plans/p.json").is_file()
+    assert not Path("s.keras").exists()
 
 
 def test_names_lists_every_room_with_a_line_for_each_name(capfd):

@@ -5,6 +5,7 @@ from keras_aeprune.pipeline.plan import Plan, plan
 from keras_aeprune.pipeline.prune_file import PrunedFile, prune_file
 from keras_aeprune.pipeline.search_files import SearchFiles, search_files
 from keras_aeprune.pipeline.settings import Settings
+from keras_aeprune.pipeline.shrink_file import ShrunkFile, shrink_file
 
 __all__ = [
     "Plan",
@@ -12,8 +13,10 @@ __all__ = [
     "Result",
     "SearchFiles",
     "Settings",
+    "ShrunkFile",
     "compress",
     "plan",
     "prune_file",
     "search_files",
+    "shrink_file",
 ]

@@ -23,10 +23,13 @@ _SHOWN = 10  # samples in the picture of reconstructions
 _LABELS = {
     "dense": "autoencoder, dense",
     "pruned": "autoencoder, pruned",
+    "shrunk": "autoencoder, shrunk",
     "dense_float32": "dense, float32 .tflite",
     "dense_int8": "dense, int8 .tflite",
     "pruned_float32": "pruned, float32 .tflite",
     "pruned_int8": "pruned, int8 .tflite",
+    "shrunk_float32": "shrunk, float32 .tflite",
+    "shrunk_int8": "shrunk, int8 .tflite",
 }
 
 
@@ -38,7 +41,7 @@ def compare(
     Args:
         data: the loaded data, not flattened.
         settings: of the run.
-        folder: holds dense.keras, pruned.keras and the .tflite files.
+        folder: holds dense.keras, pruned.keras, shrunk.keras if there is one, and the .tflite files.
         records: what the finished steps stored.
 
     Returns:
@@ -48,7 +51,9 @@ def compare(
     x = flat.x_test
     width = settings.encoding_dim
     pca = PCA.fit(flat.x_train)
-    trained = {name: models.load(folder / f"{name}.keras") for name in ("dense", "pruned")}
+    names = ("dense", "pruned", "shrunk") if "shrink" in records else ("dense", "pruned")
+    trained = {name: models.load(folder / f"{name}.keras") for name in names}
+    narrow = _code(trained["shrunk"]) if "shrunk" in trained else width
     outputs: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         name: _predict(model) for name, model in trained.items()
     }
@@ -69,7 +74,19 @@ def compare(
             "parameters": (width + 1) * flat.features,
         },
     ]
+    if narrow != width:
+        rows.append(
+            {
+                "name": "pca_shrunk",
+                "label": f"PCA, {narrow} numbers",
+                "test_mse": float(pca.mse(x, narrow)),
+                "numbers": narrow,
+                "parameters": (narrow + 1) * flat.features,
+            }
+        )
     for name, label in _LABELS.items():
+        if name not in outputs:
+            continue
         row = {"name": name, "label": label, "test_mse": report.mse(outputs[name], x)}
         if name in trained:
             counted = report.parameters(trained[name])
@@ -86,9 +103,11 @@ def compare(
                 "gzip_bytes": file["gzip_bytes"],
                 "max_difference": file["max_difference"],
             }
+        if name.startswith("shrunk"):
+            row["numbers"] = narrow
         rows.append(row)
 
-    widths = sorted({*_curve_widths(flat.features), width})
+    widths = sorted({*_curve_widths(flat.features), width, narrow})
     shown = x[:_SHOWN]
     reconstructed = {
         "original": shown,
@@ -97,10 +116,12 @@ def compare(
         "pruned": outputs["pruned"](shown),
         "pruned, int8 file": outputs["pruned_int8"](shown),
     }
+    if "shrunk" in trained:
+        reconstructed["shrunk, int8 file"] = outputs["shrunk_int8"](shown)
     macs = report.macs(trained["dense"])
-    return {
+    made = {
         "format": FORMAT,
-        "best": "pruned_int8",
+        "best": "shrunk_int8" if "shrunk" in trained else "pruned_int8",
         "data": data.describe(),
         "settings": {
             **settings.to_dict(),
@@ -111,7 +132,31 @@ def compare(
         "layers": _layers(trained["pruned"], records["prune"]["asked"]),
         "history": {phase: records[phase]["history"] for phase in settings.epochs},
         "pca_curve": {"widths": widths, "test_mse": [float(e) for e in pca.curve(x, widths)]},
-    }, reconstructed
+    }
+    if "shrunk" in trained:
+        made["shrinking"] = _shrinking(records["shrink"], settings, narrow)
+    return made, reconstructed
+
+
+def _code(model: keras.Model) -> int:
+    """How many numbers a sample is kept as: what the encoder gives, or the narrowest layer where it is gone."""
+    if hasattr(model, "encoder"):
+        return int(model.encoder.output_shape[-1])
+    return min(int(layer.output.shape[-1]) for layer in model.layers)
+
+
+def _shrinking(record: dict[str, Any], settings: Settings, width: int) -> dict[str, Any]:
+    """What was cut, without the times it took."""
+    rounds = [{key: value for key, value in one.items() if key != "seconds"} for one in record["rounds"]]
+    return {
+        "max_error_increase": settings.max_error_increase,
+        "encoding_dim": width,
+        "stopped": record["stopped"],
+        "validation_mse": [record["rounds"][0]["error"], record["error"]],
+        "epochs": record["epochs"],
+        "rounds": rounds,
+        "layers": record["layers"],
+    }
 
 
 def _predict(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +19,11 @@ from keras_aeprune._progress import Say, clock, silent, to_stderr
 from keras_aeprune._version import __version__
 from keras_aeprune.datasets import Dataset
 from keras_aeprune.pipeline import settings as _settings
+from keras_aeprune.pipeline import shrink_step
 from keras_aeprune.pipeline.comparison import FORMAT, compare
 from keras_aeprune.pipeline.folder import RunFolder
-from keras_aeprune.pipeline.plan import Cost, after_training, fit_epochs, peak_memory_mb
+from keras_aeprune.pipeline.plan import Cost, after_training, fit_epochs, peak_memory_mb, wanted_epochs
+from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.pipeline.settings import Settings
 from keras_aeprune.pipeline.training import build, start, train
 
@@ -31,9 +34,8 @@ _TRAININGS = {  # phase: (file it starts from, file it writes, what it is called
     "prune": ("dense.keras", "steps/ramped.keras", "prune"),
     "finetune": ("steps/ramped.keras", "pruned.keras", "fine-tune, zeros kept"),
 }
-_MODELS = ("dense", "pruned")
+_ROUNDS = "steps/shrink"
 _PRECISIONS = {"float32": None, "int8": "int8"}
-_STEPS = 5
 _CALIBRATION = 256  # samples that the int8 converter sees
 
 
@@ -44,7 +46,8 @@ class Result:
     Attributes:
         folder: the run's folder.
         report: what report.json holds.
-        files: {"report.json", "report.html", "dense.keras", "pruned.keras", "pruned_int8.tflite", ...: path}.
+        files: {"report.json", "report.html", "dense.keras", "pruned.keras", "pruned_int8.tflite", ...: path},
+            with an error limit "shrunk.keras" and its .tflite files too.
     """
 
     folder: Path
@@ -78,6 +81,7 @@ def compress(
     encoding_dim: int | None = None,
     hidden_units: Sequence[int] | None = None,
     epochs: int | None = None,
+    max_error_increase: float | None = None,
     seed: int = 0,
     max_time: float | str | None = None,
     progress: bool = True,
@@ -98,8 +102,11 @@ def compress(
         hidden_units: widths of the encoder's hidden layers, outermost first; None derives them.
         epochs: passes of the dense training; pruning takes as many, fine-tuning half as many; None
             derives it from the number of samples.
+        max_error_increase: fraction >= 0; the dense autoencoder is also cut smaller, units and whole layers, in
+            rounds, as long as its error on the validation samples has grown by no more than this. None does not.
         seed: of everything random, 0 <= seed < 2**32.
-        max_time: limit for the whole run in seconds, or text like "5m"; epochs are cut to fit.
+        max_time: limit for the whole run in seconds, or text like "5m"; epochs are cut to fit. With
+            `max_error_increase` it assumes 8 rounds: more of them take longer.
         progress: print a line per step to standard error.
 
     Returns:
@@ -122,6 +129,7 @@ def compress(
         encoding_dim=encoding_dim,
         hidden_units=hidden_units,
         epochs=epochs,
+        max_error_increase=max_error_increase,
         seed=seed,
     )
     identity = {
@@ -136,9 +144,10 @@ def compress(
     cost = None
     if limit is not None and not known:  # refuse before anything is written
         cost = Cost.measure(loaded.flat, resolved)
-        after = after_training(loaded)
-        fit_epochs(resolved.epochs, limit - (time.monotonic() - began) - after, cost, limit=limit, after=after)
-    with RunFolder(folder, identity) as run:
+        after = after_training(loaded, resolved, cost)
+        available = limit - (time.monotonic() - began) - after
+        fit_epochs(wanted_epochs(resolved), available, cost, limit=limit, after=after)
+    with RunFolder(folder, identity) as run, no_retracing_lines():
         job = _Job(loaded, resolved, run, limit, began, cost, to_stderr if progress else silent)
         return job.result()
 
@@ -164,13 +173,15 @@ class _Job:
         self.began = began
         self.cost = cost
         self.say = say
+        self.shrinks = settings.max_error_increase is not None
+        self.models = ("dense", "pruned", *(["shrunk"] if self.shrinks else []))
 
     def path(self, name: str) -> Path:
         return self.run.path / name
 
     def step(self, number: int, name: str, title: str, make: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         """The record of a step: read if it is finished, else made and stored."""
-        heading = f"[{number}/{_STEPS}] {title}"
+        heading = f"[{number}/{6 if self.shrinks else 5}] {title}"
         record = self.run.finished(name)
         if record is not None:
             self.say(f"{heading}: already done", True)
@@ -185,12 +196,17 @@ class _Job:
             phase: self.step(number, phase, title, lambda heading, phase=phase: self.train(phase, heading))
             for number, (phase, (_, _, title)) in enumerate(_TRAININGS.items(), 1)
         }
-        records["export"] = self.step(4, "export", "export, load back and compare", self.export)
+        number = len(records) + 1
+        if self.shrinks:
+            records["shrink"] = self.step(number, "shrink", "cut units and layers out", self.shrink)
+            shutil.rmtree(self.path(_ROUNDS), ignore_errors=True)  # a finished step needs no rounds to go on from
+            number += 1
+        records["export"] = self.step(number, "export", "export, load back and compare", self.export)
         records["measure"] = self.step(
-            5, "measure", "measure and report", lambda heading: self.measure(heading, records)
+            number + 1, "measure", "measure and report", lambda heading: self.measure(heading, records)
         )
-        names = ["report.json", "report.html", "dense.keras", "pruned.keras"]
-        names += [f"{model}_{precision}.tflite" for model in _MODELS for precision in _PRECISIONS]
+        names = ["report.json", "report.html", *(f"{model}.keras" for model in self.models)]
+        names += [f"{model}_{precision}.tflite" for model in self.models for precision in _PRECISIONS]
         return Result(self.run.path, records["measure"]["report"], {name: self.path(name) for name in names})
 
     def train(self, phase: str, heading: str) -> dict[str, Any]:
@@ -198,24 +214,47 @@ class _Job:
         model = build(self.flat, self.settings) if source is None else models.load(self.path(source))
         epochs = self._epochs(phase)
         record = train(model, self.flat, self.settings, phase, epochs=epochs, say=self.say, title=heading)
+        self._save(model, target)
+        return record
+
+    def _save(self, model: keras.Model, name: str) -> None:
         bare = keras.models.clone_model(model)  # without the optimizer, whose moments would triple the file
         bare.set_weights(model.get_weights())
-        with writing(self.path(target)) as temporary:
+        with writing(self.path(name)) as temporary:
             bare.save(temporary)
-        return record
+
+    def shrink(self, heading: str) -> dict[str, Any]:
+        self.say(f"{heading}: starting", False)
+        epochs = self.run.finished("shrink_epochs")
+        if epochs is None:  # kept, since a continued run has another time left
+            dense = self.settings.epochs["dense"]
+            epochs = shrink_step.fitted_epochs(dense, self._epochs("shrink"))
+            self.run.finish("shrink_epochs", epochs)
+        model = models.load(self.path("dense.keras"))
+        found = shrink_step.shrink(
+            model,
+            self.flat,
+            self.settings,
+            epochs=epochs,
+            directory=self.path(_ROUNDS),
+            progress=self.say is not silent,
+        )
+        self._save(found.model, "shrunk.keras")
+        return {**found.to_dict(), "epochs": epochs, "layers": shrink_step.changes(model, found.model)}
 
     def _epochs(self, phase: str) -> int:
         """The epochs of one phase, fewer if a time limit says so."""
-        wanted = {name: self.settings.epochs[name] for name in _TRAININGS if not self.run.finished(name)}
+        phases = wanted_epochs(self.settings)
+        wanted = {name: epochs for name, epochs in phases.items() if not self.run.finished(name)}
         if self.limit is None:
             return wanted[phase]
-        spent = sum(record["seconds"] for record in map(self.run.finished, _TRAININGS) if record)
+        spent = sum(record["seconds"] for record in map(self.run.finished, phases) if record)
         passed = max(time.monotonic() - self.began, spent)
-        after = after_training(self.data)
         trained = self.run.finished("dense")
         cost = self.cost or (None if trained else Cost.measure(self.flat, self.settings))
         if trained:
             cost = Cost(trace=1.0, epoch=trained["seconds"] / trained["epochs"])
+        after = after_training(self.data, self.settings, cost)
         fitted = fit_epochs(wanted, self.limit - passed - after, cost, limit=self.limit, after=after)
         return fitted[phase]
 
@@ -224,7 +263,7 @@ class _Job:
         rows = np.random.default_rng(self.settings.seed).permutation(len(self.flat.x_train))[:_CALIBRATION]
         calibration = self.flat.x_train[rows]
         files = {}
-        for name in _MODELS:
+        for name in self.models:
             self.say(f"{heading}: {name}", False)
             paths = {q: self.path(f"{name}_{precision}.tflite") for precision, q in _PRECISIONS.items()}
             written = export.tflite_many(models.load(self.path(f"{name}.keras")), paths, data=calibration)

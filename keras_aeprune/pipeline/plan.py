@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import textwrap
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,19 @@ from keras_aeprune import datasets
 from keras_aeprune._progress import clock
 from keras_aeprune._validation import BudgetError
 from keras_aeprune.datasets import Dataset
+from keras_aeprune.pipeline import shrink_step
 from keras_aeprune.pipeline.settings import Settings, seconds
 from keras_aeprune.pipeline.training import build
 from keras_aeprune.report.text import size_text
 
-__all__ = ["Cost", "Plan", "fit_epochs", "peak_memory_mb", "plan"]
+__all__ = ["Cost", "Plan", "after_training", "fit_epochs", "peak_memory_mb", "plan", "wanted_epochs"]
 
 _PROBE_STEPS = 60
 # Loading, four conversions in processes of their own, running and timing the files, pictures, page: measured
 # on two cores with the digits (64 features) and Fashion-MNIST (784 features).
 _AFTER_TRAINING = {"seconds": 22.0, "seconds_per_test_value": 1.2e-6}
-_FEWEST = {"dense": 1, "prune": 2, "finetune": 1}
+_ONCE = {"epochs": 1, "probe_epochs": 1, "final_epochs": 1}
+_FEWEST = {"dense": 1, "prune": 2, "finetune": 1, "shrink": shrink_step.passes(_ONCE)}
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,25 @@ class Cost:
         return self.trace * len(epochs) + self.epoch * sum(epochs.values())
 
 
-def after_training(data: Dataset) -> float:
-    """Seconds of everything that follows the training, about."""
-    return _AFTER_TRAINING["seconds"] + _AFTER_TRAINING["seconds_per_test_value"] * data.x_test.size
+def wanted_epochs(settings: Settings) -> dict[str, int]:
+    """Passes over the data of each phase; with an error limit those of "shrink" as far as they can be known."""
+    if settings.max_error_increase is None:
+        return dict(settings.epochs)
+    return {**settings.epochs, "shrink": shrink_step.passes(shrink_step.epochs_of(settings.epochs["dense"]))}
+
+
+def after_training(data: Dataset, settings: Settings | None = None, cost: Cost | None = None) -> float:
+    """Seconds of everything that is no pass over the data, about.
+
+    Args:
+        data: of the run.
+        settings: with an error limit, for two more files and the cuts.
+        cost: for the cuts; None where they are done.
+    """
+    found = _AFTER_TRAINING["seconds"] + _AFTER_TRAINING["seconds_per_test_value"] * data.x_test.size
+    if settings is None or settings.max_error_increase is None:
+        return found
+    return 1.5 * found + (shrink_step.around(cost.trace) if cost else 0.0)
 
 
 def fit_epochs(
@@ -74,7 +93,7 @@ def fit_epochs(
         available: seconds left for them.
         cost: what one epoch takes.
         limit: the whole limit in seconds, for the message.
-        after: seconds kept for what follows, for the message.
+        after: seconds kept for what is no pass over the data, for the message.
 
     Raises:
         BudgetError: if even the fewest epochs do not fit.
@@ -89,9 +108,10 @@ def fit_epochs(
     if any(fitted[phase] < min(_FEWEST[phase], epochs[phase]) for phase in fitted):
         fewest = {phase: min(_FEWEST[phase], wanted) for phase, wanted in epochs.items()}
         needed = limit - available + cost.training(fewest) / 0.9
+        others = "cuts, export and report" if "shrink" in epochs else "export and report"
         raise BudgetError(
             f"max_time: got {limit:.0f} s, which is too short even for the fewest epochs ({fewest}); needed "
-            f"here: about {needed:.0f} s, of which {after:.0f} s are export and report"
+            f"here: about {needed:.0f} s, of which {after:.0f} s are {others}"
         )
     return fitted
 
@@ -130,20 +150,40 @@ class Plan:
         features = self.data["features"]
         widths = "-".join(map(str, [features, *mirrored, features]))
         epochs = s.epochs
-        lines = [
+        about = [
             ("data", f"{self.data['name']}: {samples['train']:,} to train, {samples['validation']:,} to "
                      f"validate, {samples['test']:,} to test, {features:,} numbers each"),
             ("model", f"dense autoencoder {widths}, {self.parameters:,} parameters"),
-            ("1 train", f"{epochs['dense']} epochs of {-(-samples['train'] // s.batch_size):,} steps"),
-            ("2 prune", f"{epochs['prune']} epochs, cubic ramp to {s.sparsity:.0%} zeros, {s.allocation}"),
-            ("3 fine-tune", f"{epochs['finetune']} epochs, zeros kept"),
-            ("4 export", f"float32 .tflite, about {size_text(self.bytes['float32'])}; int8, about "
-                         f"{size_text(self.bytes['int8'])}; dense and pruned; each loaded back and compared"),
-            ("5 report", "report.json, report.html"),
+        ]  # fmt: skip
+        lines = [
+            ("train", f"{epochs['dense']} epochs of {-(-samples['train'] // s.batch_size):,} steps"),
+            ("prune", f"{epochs['prune']} epochs, cubic ramp to {s.sparsity:.0%} zeros, {s.allocation}"),
+            ("fine-tune", f"{epochs['finetune']} epochs, zeros kept"),
+        ]  # fmt: skip
+        made = "dense and pruned"
+        if s.max_error_increase is not None:
+            each = shrink_step.epochs_of(epochs["dense"])["epochs"]
+            limit = f"while the error is at most {1 + s.max_error_increase:.4g} x the dense one's"
+            rounds = f"rounds of {each} epochs {limit}; the cost assumes {shrink_step.ROUNDS} rounds"
+            lines.append(("shrink", rounds))
+            made = "dense, pruned and shrunk"
+        lines += [
+            ("export", f"float32 .tflite, about {size_text(self.bytes['float32'])}; int8, about "
+                       f"{size_text(self.bytes['int8'])}; {made}; each loaded back and compared"),
+            ("report", "report.json, report.html"),
+        ]  # fmt: skip
+        lines = [
+            *about,
+            *((f"{number} {name}", text) for number, (name, text) in enumerate(lines, 1)),
             ("cost", f"about {clock(self.seconds)} ({1000 * self.cost.epoch:.0f} ms an epoch, measured), "
                      f"about {self.memory_mb / 1000:.1f} GB of memory"),
         ]  # fmt: skip
-        return "\n".join(f"{name:<12}{text}" for name, text in lines)
+        return "\n".join(_entry(name, text) for name, text in lines)
+
+
+def _entry(name: str, text: str) -> str:
+    """A name and a text that goes on below itself after 100 columns."""
+    return textwrap.fill(text, 100, initial_indent=f"{name:<12}", subsequent_indent=" " * 12)
 
 
 def plan(
@@ -161,7 +201,7 @@ def plan(
         key: as for `compress`.
         max_time: as for `compress`.
         seed: as for `compress`.
-        **settings: sparsity, encoding_dim, hidden_units, epochs, as for `compress`.
+        **settings: sparsity, encoding_dim, hidden_units, epochs, max_error_increase, as for `compress`.
 
     Returns:
         A `Plan` that prints as a short list.
@@ -174,10 +214,11 @@ def plan(
     loaded = datasets.load(data, key=key, seed=seed).flat
     resolved = Settings.derive(loaded, seed=seed, **settings)
     cost = Cost.measure(loaded, resolved)
-    after = after_training(loaded)
+    after, epochs = after_training(loaded, resolved, cost), wanted_epochs(resolved)
     if limit is not None:
-        epochs = fit_epochs(resolved.epochs, limit - after, cost, limit=limit, after=after)
-        resolved = Settings(**{**vars(resolved), "epochs": epochs})
+        epochs = fit_epochs(epochs, limit - after, cost, limit=limit, after=after)
+        fitted = {phase: epochs[phase] for phase in resolved.epochs}
+        resolved = Settings(**{**vars(resolved), "epochs": fitted})
     parameters = count_parameters(loaded.features, resolved)
     keras.backend.clear_session()
     return Plan(
@@ -185,7 +226,7 @@ def plan(
         settings=resolved,
         parameters=parameters,
         cost=cost,
-        seconds=cost.training(resolved.epochs) + after,
+        seconds=cost.training(epochs) + after,
         memory_mb=peak_memory_mb() + 16 * parameters / 1e6,
         bytes={"float32": 4 * parameters + 4000, "int8": parameters + 8000},
     )

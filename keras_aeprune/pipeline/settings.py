@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from keras_aeprune import models
-from keras_aeprune._validation import InputError, fraction, positive_int, positive_number
+from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, refuse
 from keras_aeprune.datasets import Dataset
 
 __all__ = ["Settings"]
@@ -31,6 +32,7 @@ class Settings:
         seed: of the split, the weights and the order of the data.
         output_activation: "sigmoid" for data in [0, 1], else "linear".
         allocation: how the zeros are shared out among the layers.
+        max_error_increase: fraction by which the error of the shrunk autoencoder may grow; None makes none.
     """
 
     sparsity: float
@@ -41,6 +43,7 @@ class Settings:
     seed: int
     output_activation: str
     allocation: str
+    max_error_increase: float | None = None
 
     @classmethod
     def derive(
@@ -51,6 +54,7 @@ class Settings:
         encoding_dim: int | None = None,
         hidden_units: Sequence[int] | None = None,
         epochs: int | None = None,
+        max_error_increase: float | None = None,
         seed: int = 0,
     ) -> Settings:
         """Fill in what was not given.
@@ -61,6 +65,7 @@ class Settings:
             encoding_dim: 1 to features - 1; None derives it.
             hidden_units: widths; None derives them.
             epochs: passes of the dense training; pruning takes as many and fine-tuning half as many.
+            max_error_increase: fraction >= 0, or None.
             seed: whole number from 0 to 2**32 - 1.
 
         Raises:
@@ -68,6 +73,8 @@ class Settings:
         """
         fraction("sparsity", sparsity)
         positive_int("seed", seed, minimum=0, maximum=2**32 - 1)
+        if max_error_increase is not None:
+            max_error_increase = _increase(max_error_increase)
         width, hidden = models.default_sizes(data.features, encoding_dim)
         if hidden_units is not None:
             hidden = tuple(positive_int("hidden_units", units) for units in hidden_units)
@@ -85,11 +92,21 @@ class Settings:
             seed=int(seed),
             output_activation="sigmoid" if data.scaling.output_range == "unit" else "linear",
             allocation="global",
+            max_error_increase=max_error_increase,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "hidden_units": list(self.hidden_units)}
+        """Plain JSON values; without an error limit no word of it."""
+        values = {**asdict(self), "hidden_units": list(self.hidden_units)}
+        if self.max_error_increase is None:
+            del values["max_error_increase"]
+        return values
+
+
+def _increase(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+        raise refuse("max_error_increase", value, "a fraction >= 0, such as 0.05")
+    return float(value)
 
 
 def phases(epochs: int) -> dict[str, int]:

@@ -16,15 +16,20 @@ from keras_aeprune.pipeline.progress import EpochProgress
 from keras_aeprune.pipeline.settings import Settings
 from keras_aeprune.sparsity import KeepSparse, Prune, sparsity_table
 
-__all__ = ["build", "start", "train"]
+__all__ = ["build", "seed_of", "start", "train"]
 
 # While the masks still change, a rate that falls leaves too little time to recover: constant there.
 _LEARNING_RATE = 2e-3
 
 
+def seed_of(settings: Settings, step: str) -> int:
+    """The seed of one step, 0 <= seed < 2**32."""
+    return (settings.seed + zlib.crc32(step.encode())) % 2**32
+
+
 def start(settings: Settings, step: str) -> None:
     """Seed everything for one step alone, so that a continued run equals one that was never stopped."""
-    keras.utils.set_random_seed((settings.seed + zlib.crc32(step.encode())) % 2**32)
+    keras.utils.set_random_seed(seed_of(settings, step))
 
 
 def build(data: Dataset, settings: Settings) -> keras.Model:

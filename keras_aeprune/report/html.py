@@ -49,7 +49,7 @@ def page(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
     """The whole report as one HTML page without scripts and without anything to fetch.
 
     Args:
-        report: the report: "rows", "data" and "settings" are needed; "layers", "best" and
+        report: the report: "rows", "data" and "settings" are needed; "layers", "shrinking", "best" and
             "measured_on_this_machine" are shown where given.
         figures: {name: figure} in the order in which they are shown, as from `plots.figures`.
 
@@ -76,6 +76,7 @@ def page(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         '<div class="pictures">',
         *(_picture(key, figure) for key, figure in figures.items()),
         "</div>",
+        _shrinking(report.get("shrinking")),
         f"<section><h2>Good to know</h2>{_list(notes(report))}</section>",
         _usage(report),
         f"<section><h2>What was done</h2>{_pairs(_done(report))}</section>",
@@ -157,7 +158,10 @@ def _about(report: Mapping[str, Any]) -> str:
     if "sample_shape" in data:
         said.append(f"samples of shape {_plain(data['sample_shape'], ' x ')}")
     if "encoding_dim" in report["settings"]:
-        said.append(f"kept as {report['settings']['encoding_dim']} numbers each")
+        width = report["settings"]["encoding_dim"]
+        narrow = report.get("shrinking", {}).get("encoding_dim", width)
+        also = f" ({narrow} in the shrunk autoencoder)" if narrow != width else ""
+        said.append(f"kept as {width} numbers each{also}")
     return ", ".join(said) + ". Errors are mean squared errors on test data."
 
 
@@ -276,6 +280,48 @@ def _done(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "time", ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in measured["seconds"].items())
     if "peak_memory_mb" in measured:
         yield "peak memory", f"{measured['peak_memory_mb']:,.0f} MB"
+
+
+def _shrinking(shrinking: Mapping[str, Any] | None) -> str:
+    """The rounds of cutting, and what became of each layer."""
+    if not shrinking:
+        return ""
+    first = shrinking["rounds"][0]
+    rounds = [
+        (
+            f"round {one['number']}" if one["number"] else "dense",
+            [
+                f"{one['params']:,}",
+                f"{one['macs']:,}",
+                error_text(one["error"]),
+                times({"test_mse": one["error"]}, {"test_mse": first["error"]}),
+                one["move"] if one["held"] else f"too much, taken back: {one['move']}",
+            ],
+        )
+        for one in shrinking["rounds"]
+    ]
+    layers = [
+        (
+            str(layer["path"]),
+            [layer["kind"], *(_from_to(*layer[key]) for key in ("units", "parameters", "macs"))],
+        )
+        for layer in shrinking["layers"]
+    ]
+    about = f"Errors are on the validation samples, after each round's training. It ended: {shrinking['stopped']}."
+    return (
+        "<section><h2>Cut smaller, round by round</h2>"
+        + _table(["parameters", "multiplications", "error", "vs dense", _WORDS], rounds)
+        + f'<p class="about">{escape(about)}</p></section>'
+        + "<section><h2>What is left of each layer</h2>"
+        + _table(["kind", "units", "parameters", "multiplications"], layers)
+        + "</section>"
+    )
+
+
+def _from_to(before: int, after: int) -> str:
+    if before and not after:
+        return f"{before:,} to none"
+    return f"{before:,}" if before == after else f"{before:,} to {after:,}"
 
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> str:

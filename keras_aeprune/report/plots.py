@@ -238,8 +238,8 @@ def size_against_error(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for row in files:
         ink, error = colour(row["name"]), row["test_mse"]
         if "gzip_bytes" in row:
-            axes.plot(row["gzip_bytes"], error, "o", color=ink, markerfacecolor="none", markersize=5.5)
-        axes.plot(row["bytes"], error, "o", color=ink, markersize=6.5)
+            axes.plot(row["gzip_bytes"], error, _mark(row), color=ink, markerfacecolor="none", markersize=5.5)
+        axes.plot(row["bytes"], error, _mark(row), color=ink, markersize=6.5)
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.35, max(sizes) * 1.35)
     _plots.log_ticks(axes.xaxis, lambda value: size_text(value).replace(".00", "").replace(".0 ", " "), most=5)
@@ -253,6 +253,11 @@ def size_against_error(rows: Sequence[Mapping[str, Any]]) -> Figure:
     points = [(row["bytes"], row["test_mse"]) for row in files]
     _plots.place_labels(axes, points, [_short(row) for row in files], fontsize=8.5)
     return made
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    """Squares for what was cut smaller, circles for the rest."""
+    return "s" if str(row["name"]).startswith("shrunk") else "o"
 
 
 def _short(row: Mapping[str, Any]) -> str:
@@ -293,7 +298,8 @@ def error_against_width(curve: Mapping[str, Sequence[float]], rows: Sequence[Map
 
     Args:
         curve: {"widths": numbers kept, at least 1, "test_mse": PCA's error at each}.
-        rows: the rows of the report; "dense" and "pruned" are marked at the width "numbers" of row "pca".
+        rows: the rows of the report; "dense" and "pruned" are marked at the width "numbers" of row "pca", and
+            "shrunk" at its own.
 
     Returns:
         The figure.
@@ -316,14 +322,15 @@ def error_against_width(curve: Mapping[str, Sequence[float]], rows: Sequence[Map
     axes.set_xlim(min(widths) / 1.2, max(widths) * 1.2)
     _plots.log_ticks(axes.xaxis, lambda value: f"{value:g}")
     marks = [known[name] for name in ("dense", "pruned") if name in known and "numbers" in known.get("pca", {})]
+    marks += [known[name] for name in ("shrunk",) if "numbers" in known.get(name, {})]
     lines = [known["mean"]] if "mean" in known else []
     _error_axis(axes, errors + [row["test_mse"] for row in marks + lines], log=False)
     for row in lines:
         _level(axes, row, "right")
     axes.set(xlabel="numbers kept per sample", ylabel="test MSE")
-    points = [(known["pca"]["numbers"], row["test_mse"]) for row in marks]
+    points = [(row.get("numbers") or known["pca"]["numbers"], row["test_mse"]) for row in marks]
     for (x, y), row in zip(points, marks, strict=True):
-        axes.plot(x, y, "o", color=colour(row["name"]), markersize=6.5)
+        axes.plot(x, y, _mark(row), color=colour(row["name"]), markersize=6.5)
     middle = 2 * len(widths) // 3
     texts = [*(_short(row) for row in marks), "PCA"]
     _plots.place_labels(axes, [*points, (widths[middle], errors[middle])], texts, fontsize=8.5)

@@ -155,14 +155,27 @@ def headline(report: Mapping[str, Any]) -> str:
     compared = []
     if "dense" in rows and rows["dense"] is not best:
         compared.append(f"{_ratio(best, rows['dense'])} the dense autoencoder's")
-    if "pca" in rows and rows["pca"] is not best:
-        numbers = rows["pca"].get("numbers")
-        same = "the same " if numbers == report.get("settings", {}).get("encoding_dim") else ""
+    pca = _pca(rows, best)
+    if pca is not None and pca is not best:
+        numbers = pca.get("numbers")
+        same = "the same " if numbers == _numbers(report, best) else ""
         width = f" with {same}{numbers} numbers" if numbers else ""
-        compared.append(f"{_ratio(best, rows['pca'])} that of PCA{width}")
+        compared.append(f"{_ratio(best, pca)} that of PCA{width}")
     if not compared:
         return f"{said}Its error is {error_text(best['test_mse'])}."
     return f"{said}Its error is {' and '.join(compared)}."
+
+
+def _numbers(report: Mapping[str, Any], row: Row) -> int | None:
+    """As how many numbers the model of a row keeps a sample."""
+    return row.get("numbers", report.get("settings", {}).get("encoding_dim"))
+
+
+def _pca(rows: Mapping[str, Row], row: Row) -> Row | None:
+    """PCA with as many numbers as the model of a row, where there is one, or else the report's."""
+    if rows.get("pca_shrunk", {}).get("numbers", 0) == row.get("numbers"):
+        return rows["pca_shrunk"]
+    return rows.get("pca")
 
 
 def _factor(before: float, after: float, *, short: bool = False) -> str:
@@ -211,8 +224,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     rows = by_name(report["rows"])
     best = best_file(report) or rows.get("pruned") or rows.get("dense")
     said = []
-    if best is not None and "pca" in rows and rows["pca"]["test_mse"] < best["test_mse"]:
+    pca = None if best is None else _pca(rows, best)
+    if pca is not None and pca["test_mse"] < best["test_mse"]:
         said.append("PCA with as many numbers has the lower error here: it is the simpler and better choice.")
+    said.extend(_about_limit(report.get("shrinking"), rows))
     layers = report.get("layers", [])
     short = [layer["path"] for layer in layers if _missed(layer)]
     if short:
@@ -236,6 +251,27 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         run = "one run" if seed is None else f"one run with seed {seed}"
         said.append(f"{one}, from {run}; another seed gives other errors.")
     said.extend(str(note) for note in report.get("data", {}).get("notes", []))
+    return said
+
+
+def _about_limit(shrinking: Mapping[str, Any] | None, rows: Mapping[str, Row]) -> list[str]:
+    """What became of the limit of the error, on the samples that it was held on and on the others."""
+    if not shrinking:
+        return []
+    before, after = shrinking["validation_mse"]
+    limit = 1 + shrinking["max_error_increase"]
+    said = [
+        f"The shrunk autoencoder was cut while its error on the validation samples was at most {limit:.4g}x the "
+        f"dense one's; it ended at {after / before:.2f}x, since {shrinking['stopped']}."
+    ]
+    dense = rows.get("dense", {}).get("test_mse", 0)
+    over = [
+        f"{name.replace('_', ' ')} {times(rows[name], rows['dense'])}"
+        for name in ("shrunk", "shrunk_float32", "shrunk_int8")
+        if name in rows and dense > 0 and rows[name]["test_mse"] > limit * dense
+    ]
+    if over:
+        said.append(f"On the test samples the error is beyond that: {', '.join(over)}.")
     return said
 
 

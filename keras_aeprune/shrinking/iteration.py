@@ -236,9 +236,12 @@ class _Loop:
         stopped = self._why(rounds, step)
         while not stopped:
             entry, small = self._round(rounds, model, step)
-            if small is None:
-                stopped = "nothing more can be cut within the bounds"
-                break
+            if small is None:  # a smaller step may have moves that were not refused
+                step /= 2
+                stopped = (
+                    "nothing more can be cut within the bounds" if rounds[-1].held else self._why(rounds, step)
+                )
+                continue
             rounds.append(entry)
             if entry.held:
                 model = small
@@ -284,7 +287,10 @@ class _Loop:
             self._compile(small)
             chosen, trained, cut_error = move, small, self._error(small)
         else:
-            chosen, trained, cut_error = self._chosen(model, before, step, number)
+            refused = {
+                (r.move, r.params) for r in rounds[before.number + 1 :]
+            }  # what a smaller step does not change
+            chosen, trained, cut_error = self._chosen(model, before, step, number, refused)
             if chosen is None:
                 return None, None
         self._train(trained, "round", f"round {number}")
@@ -293,7 +299,9 @@ class _Loop:
         text, seconds = chosen.text, time.monotonic() - began
         return Round(number, text, chosen.params, chosen.macs, cut_error, error, held, seconds), trained
 
-    def _chosen(self, model: keras.Model, before: Round, step: float, number: int) -> tuple[Any, Any, float]:
+    def _chosen(
+        self, model: keras.Model, before: Round, step: float, number: int, refused: set[tuple[str, int]]
+    ) -> tuple[Any, Any, float]:
         cost = getattr(before, self.by)
         target = max((1 - step) * cost, self.target or 0)
         found = moves(
@@ -306,7 +314,7 @@ class _Loop:
             bounds=self.bounds,
             layers=self.layers,
         )
-        tried = []
+        tried, found = [], [move for move in found if (move.text, move.params) not in refused]
         for n, move in enumerate(found):
             self.say(f"round {number}: {n + 1} of {len(found)} moves compensated: {move.text}", False)
             small = move.make()

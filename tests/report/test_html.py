@@ -308,3 +308,27 @@ def test_the_code_on_the_page_runs_the_file(model_file, monkeypatch, offset, div
     scaled = ((raw.ravel() - low) / high).reshape(1, 2, 3).astype("float32")
     expected = model(scaled).numpy() * high.reshape(2, 3) + low.reshape(2, 3)
     np.testing.assert_allclose(names["rebuilt"], expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_rounds_and_layers_of_cutting_are_shown():
+    rounds = [
+        {"number": 0, "move": "given", "params": 5544, "macs": 5000, "cut_error": 0.2, "error": 0.2, "held": True},
+        {"number": 1, "move": "a < b", "params": 900, "macs": 800, "cut_error": 0.5, "error": 0.3, "held": False},
+    ]
+    layers_ = [
+        {"path": "encoder/a", "kind": "Dense", "units": [8, 4], "parameters": [80, 40], "macs": [72, 36]},
+        {"path": "encoder/b", "kind": "Dense", "units": [9, 0], "parameters": [90, 0], "macs": [81, 0]},
+    ]
+    shrinking = {
+        "max_error_increase": 0.1,
+        "encoding_dim": 4,
+        "stopped": "it is enough",
+        "validation_mse": [0.2, 0.2],
+        "rounds": rounds,
+        "layers": layers_,
+    }
+    text = page({**report(), "shrinking": shrinking}, {})
+    for words in ("too much, taken back: a &lt; b", "1.50&times;", "8 to 4", "9 to none", "it is enough"):
+        assert words in text
+    assert "kept as 8 numbers each (4 in the shrunk autoencoder)" in text
+    assert "round by round" not in page(report(), {})

@@ -235,3 +235,14 @@ def test_only_what_was_measured_is_drawn():
     assert list(figures(report, {"original": np.zeros((3, 8, 8))})) == names
     assert list(figures(report)) == names[1:]
     assert figures({"rows": ROWS[:4], "history": {"dense": {}}, "layers": []}) == {}
+
+
+def test_what_was_cut_is_a_square_at_its_own_width():
+    rows = [
+        {"name": "pca", "label": "PCA", "test_mse": 0.03, "numbers": 8},
+        {"name": "dense", "label": "dense", "test_mse": 0.02},
+        {"name": "shrunk", "label": "shrunk", "test_mse": 0.021, "numbers": 4},
+    ]
+    (axes,) = error_against_width({"widths": [1, 8, 16], "test_mse": [0.06, 0.03, 0.01]}, rows).axes
+    marks = {line.get_marker(): line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
+    assert marks == {"o": 8, "s": 4}

@@ -162,3 +162,30 @@ def test_rows_that_cannot_be_compared_are_refused(rows, message):
         table(rows)
     with pytest.raises(InputError, match=message):
         headline({"rows": rows})
+
+
+SHRUNK = [
+    *ROWS,
+    row("pca_shrunk", 0.05, numbers=4),
+    row("shrunk", 0.021, numbers=4),
+    row("shrunk_int8", 0.025, bytes=2_000, numbers=4),
+]
+
+
+def test_a_narrower_code_is_compared_with_pca_of_its_own_width():
+    report = {"rows": SHRUNK, "best": "shrunk_int8", "settings": {"encoding_dim": 8}}
+    assert headline(report) == (
+        "The shrunk int8 file is 2.0 kB, 12.0x smaller than the dense float32 file. Its error is 1.25x the dense "
+        "autoencoder's and 0.50x that of PCA with the same 4 numbers."
+    )
+    assert "PCA with the same 8 numbers" in headline({**report, "best": "pruned_int8"})
+
+
+def test_the_notes_say_what_became_of_the_limit():
+    shrinking = {"max_error_increase": 0.1, "validation_mse": [0.02, 0.021], "stopped": "it is enough"}
+    said = " ".join(notes({"rows": SHRUNK, "shrinking": shrinking}))
+    assert "at most 1.1x the dense one's; it ended at 1.05x, since it is enough." in said
+    assert "On the test samples the error is beyond that: shrunk int8 1.25x." in said
+    said = " ".join(notes({"rows": SHRUNK, "shrinking": {**shrinking, "max_error_increase": 0.3}}))
+    assert "beyond" not in said
+    assert "limit" not in " ".join(notes({"rows": ROWS}))

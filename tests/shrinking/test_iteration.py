@@ -57,10 +57,10 @@ def test_errors_are_those_of_the_model_on_the_validation_samples(shrunk, autoenc
     assert shrunk.error <= 1.2 * first
 
 
-def test_a_round_that_is_too_much_is_tried_again_with_half_the_step(shrunk):
-    missed = [r for r in shrunk.rounds if not r.held]
-    assert len(missed) == 3
-    assert [r.params for r in missed] == sorted(r.params for r in missed)
+def test_a_move_that_was_too_much_is_not_tried_again(shrunk):
+    missed = [(r.move, r.params) for r in shrunk.rounds if not r.held]
+    assert missed
+    assert len(set(missed)) == len(missed)
 
 
 def test_the_table_names_every_round_and_the_outcome(shrunk):
