@@ -99,13 +99,28 @@ def test_criteria_are_compared_with_tfmot_on_their_own_seeds_and_sorted_by_the_l
 
 
 def test_cut_models_are_compared_with_the_float32_file_of_the_given_one(load):
-    row = {"parameters": 10, "bytes": 800, "us": 20.0, "faster": 1.0, "error": 0.01, "widths": ["a 8"]}
+    row = {
+        "parameters": 10,
+        "bytes": 800,
+        "us": 20.0,
+        "faster": 1.0,
+        "narrow us": 40.0,
+        "error": 0.01,
+        "widths": ["a 8"],
+    }
     rows = {
         "given, float32": row,
-        "shrink_until, 0.5 of the params": {**row, "bytes": 100, "us": 2.0, "faster": 10.0, "error": 0.0105},
+        "shrink_until, 0.5 of the params": {
+            **row,
+            "bytes": 100,
+            "us": 2.0,
+            "faster": 10.0,
+            "narrow us": 8.0,
+            "error": 0.0105,
+        },
     }
     lines = load("shrinking").show({"tables": {"dense": rows}}).splitlines()
-    assert lines[2].split()[-6:] == ["100", "8.0x", "2.0", "10.0x", "0.01050", "1.050"]
+    assert lines[2].split()[-7:] == ["100", "8.0x", "2.0", "10.0x", "5.0x", "0.01050", "1.050"]
     assert lines[3] == "  shrink_until, 0.5 of the params: a 8"
     assert "asked: 8x smaller and 12x faster at an error of 1.05x" in lines[4]
 
