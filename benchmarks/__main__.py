@@ -40,7 +40,7 @@ NAMES = (
     "compensation",
     "shrinking",
 )
-HEADLINES = ("main_job", "all_criteria", "reconstruction", "few_labels", "width_search")
+HEADLINES = ("main_job", "shrinking", "all_criteria", "reconstruction", "few_labels", "width_search")
 
 
 def main() -> int:
