@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_aeprune import criteria, datasets, models
+from keras_aeprune import datasets, models
 from keras_aeprune._files import PREFIX, writable_folder, writing
 from keras_aeprune._progress import silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, positive_int
@@ -20,7 +20,7 @@ from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, t
 from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.shrinking.compensation import compensate
 from keras_aeprune.shrinking.iteration import Shrunk, shrink_until
-from keras_aeprune.shrinking.planning import ELIMINATION, plan
+from keras_aeprune.shrinking.planning import known_criterion, plan
 from keras_aeprune.shrinking.rebuild import compile_like
 from keras_aeprune.shrinking.shrink_plan import ShrinkPlan
 from keras_aeprune.shrinking.tracing import trace
@@ -137,7 +137,7 @@ def shrink_file(
     positive_int("epochs", epochs, minimum=0)
     positive_int("batch_size", batch_size)
     positive_int("seed", seed, minimum=0, maximum=2**31 - 1)
-    _known(criterion)
+    known_criterion(criterion)
     path = Path(out)
     if path.suffix != ".keras":
         raise InputError(f"out: got {str(out)!r}, allowed: a name that ends in .keras")
@@ -216,15 +216,6 @@ def shrink_file(
     _remove(rounds)
     params = (network.count_params(), small.count_params())
     return ShrunkFile(path, made, params, before, after, said, plan_path)
-
-
-def _known(criterion: Any) -> None:
-    if criterion == ELIMINATION:
-        return
-    try:
-        criteria.get(criterion)
-    except InputError as error:
-        raise InputError(f"{error}; or {ELIMINATION}") from None
 
 
 def _scaled_for(network: keras.Model, inputs: Mapping[str, np.ndarray]) -> None:

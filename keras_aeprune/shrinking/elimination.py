@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_aeprune import calibration
-from keras_aeprune.shrinking.inputs import recorder
+from keras_aeprune.shrinking.inputs import check_samples, recorder
 from keras_aeprune.shrinking.tracing import Group, Traced
 from keras_aeprune.shrinking.units import Member, Part
 
@@ -144,6 +144,7 @@ def consumers(traced: Traced, data: Any, *, samples: int = 2048, seed: int = 0) 
     members = [m for m in dict.fromkeys(traced.members.values()) if _outer(m)]
     known = calibration.get(data, samples=samples, seed=seed)
     record = recorder(traced.model, [m.layer for m in members])
+    check_samples(traced.model, known.x)
     arrays = keras.tree.flatten(known.x)
     count = len(arrays[0])
     random = np.random.default_rng(seed)

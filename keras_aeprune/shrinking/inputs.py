@@ -6,12 +6,36 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_aeprune import _graph
+from keras_aeprune._validation import InputError
 from keras_aeprune.shrinking.rebuild import arguments, as_graph
 
-__all__ = ["recorder"]
+__all__ = ["check_samples", "recorder"]
+
+
+def check_samples(model: keras.Model, x: Any, name: str = "data") -> None:
+    """Refuse samples of another shape than the model takes.
+
+    Raises:
+        InputError: with both shapes.
+
+    Example:
+        >>> check_samples(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), np.zeros((5, 2)))
+    """
+    wanted = [tuple(tensor.shape[1:]) for tensor in as_graph(model).inputs]
+    given = [tuple(np.shape(part)[1:]) for part in keras.tree.flatten(x)]
+    same = len(given) == len(wanted) and all(
+        len(g) == len(w) and all(size in (None, there) for size, there in zip(w, g, strict=True))
+        for g, w in zip(given, wanted, strict=True)
+    )
+    if not same:
+        raise InputError(
+            f"{name}: got samples of shape {', '.join(map(str, given))}, allowed: {', '.join(map(str, wanted))}, "
+            f"the input of model {model.name!r}; reshape the data"
+        )
 
 
 def recorder(model: keras.Model, layers: Sequence[Any]) -> Callable[[Any], list[list[list[Any]]]]:

@@ -16,7 +16,9 @@ from keras_aeprune._progress import clock, silent, to_stderr
 from keras_aeprune._validation import InputError, keras_model, positive_int, positive_number, refuse
 from keras_aeprune.shrinking.choice import Bounds
 from keras_aeprune.shrinking.dead import without_dead
+from keras_aeprune.shrinking.inputs import check_samples
 from keras_aeprune.shrinking.moves import Move, costs_of, moves
+from keras_aeprune.shrinking.planning import known_criterion
 from keras_aeprune.shrinking.rebuild import build_optimizer
 from keras_aeprune.shrinking.rounds import Round, RoundsFolder, rounds_table
 from keras_aeprune.shrinking.tuning import fine_tune
@@ -153,7 +155,13 @@ def shrink_until(
         raise refuse("step", step, "a fraction 0 < step < 1")
     for name, value in (("epochs", epochs), ("probe_epochs", probe_epochs), ("final_epochs", final_epochs)):
         positive_int(name, value, minimum=0)
+    known_criterion(criterion)
     train, held_out = _split(data, validation, seed)
+    for name, (x, y) in {"data": train, "validation": held_out}.items():
+        check_samples(model, x, name)
+        for part in (x, y):
+            if part.dtype.kind == "f" and not np.isfinite(part).all():
+                raise InputError(f"{name}: got NaN or infinite values, allowed: finite numbers; drop or fill them")
     loop = _Loop(
         model=model,
         train=train,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_aeprune import criteria
 from keras_aeprune._progress import Say, silent
 from keras_aeprune._validation import InputError, positive_number, refuse
 from keras_aeprune.shrinking.choice import (
@@ -159,13 +160,28 @@ def plan(
     return made_plan(traced, removed_classes(traced, scores, counts), settings, notes)
 
 
+def known_criterion(criterion: Any) -> Any:
+    """A criterion of `keras_aeprune.criteria`, or "elimination" itself.
+
+    Raises:
+        InputError: for another name, with those that there are.
+    """
+    if isinstance(criterion, str) and criterion == ELIMINATION:
+        return criterion
+    try:
+        return criteria.get(criterion)
+    except InputError as error:
+        raise InputError(f"{error}; or {ELIMINATION}") from None
+
+
 def ranked(
     traced: Traced, criterion: Any, data: Any = None, loss: Any = None, say: Say = silent
 ) -> tuple[np.ndarray, list[str]]:
     """Scores of all classes, -inf for those that nothing takes up, and notes on how they came about."""
+    criterion = known_criterion(criterion)
     free = [group for group in traced.groups if not group.reason]
     notes = []
-    if criterion == ELIMINATION:
+    if isinstance(criterion, str):
         if data is None:
             raise refuse("data", None, 'calibration samples for criterion "elimination"')
         scores, unknown = elimination_scores(traced, free, data)

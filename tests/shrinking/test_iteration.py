@@ -174,6 +174,20 @@ def test_a_model_without_a_loss_is_refused(x):
         shrink_until(models.dense((64,), 16), x)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {"data": x[:, :5]}, r"data: got samples of shape \(5,\), allowed: \(64,\)"),
+        (lambda x: {"data": x, "validation": x[:, :5]}, r"validation: got samples of shape \(5,\)"),
+        (lambda x: {"data": np.where(x > 0.9, np.nan, x)}, "data: got NaN"),
+        (lambda x: {"data": x, "criterion": "elimnation"}, "or elimination"),
+    ],
+)
+def test_samples_and_names_that_do_not_fit_are_refused_before_any_work(autoencoder, x, change, message):
+    with pytest.raises(InputError, match=message):
+        shrink_until(autoencoder, **change(x))
+
+
 def test_data_of_two_lengths_are_refused(autoencoder, x):
     with pytest.raises(InputError, match="x for an autoencoder"):
         shrink_until(autoencoder, (x, x[:5]))

@@ -221,6 +221,8 @@ def test_a_missing_file_is_refused(tmp_path):
         ({"keep": 0.5, "minimum": {"nope": 2}}, "minimum: got 'nope'"),
         ({"target_macs": -1}, "a number > 0"),
         ({"keep": 0.5, "criterion": "elimination"}, "calibration samples"),
+        ({"keep": 0.5, "criterion": "elimnation"}, "magnitude, .*; or elimination"),
+        ({"keep": 0.5, "criterion": "elimination", "data": np.zeros((9, 5))}, r"shape \(5,\), allowed: \(64,\)"),
         ({"keep": 0.5, "round_to": 0}, "a whole number >= 1"),
     ],
 )
