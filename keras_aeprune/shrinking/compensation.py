@@ -16,17 +16,13 @@ from keras_aeprune import calibration
 from keras_aeprune._layers import walk
 from keras_aeprune._validation import positive_int, positive_number, refuse
 from keras_aeprune.criteria.losses import unchanged
-from keras_aeprune.models.stacked import DenseTranspose
+from keras_aeprune.shrinking.bottleneck import best_subspace, next_of
+from keras_aeprune.shrinking.regression import LINEAR, assign, bias_of, inner_of, matrix_of, rows_of, solved
 from keras_aeprune.shrinking.tracing import Traced
 from keras_aeprune.shrinking.walking import Walk
 
-__all__ = ["Compensation", "LayerFit", "compensate", "fit_linear"]
+__all__ = ["Compensation", "LayerFit", "compensate"]
 
-_CONVOLUTIONS = (kl.Conv1D, kl.Conv2D, kl.Conv3D)
-_TRANSPOSED = (kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose)
-_SEPARABLE = (kl.SeparableConv1D, kl.SeparableConv2D)
-_LINEAR = (kl.Dense, DenseTranspose, *_CONVOLUTIONS, *_TRANSPOSED, *_SEPARABLE)
-_ROWS = (4096, 16384)  # of the regression of one layer: at least and at most, between them 8 for each feature
 _BYTES = 2**29  # of activations of both models that lie in memory at a time, about
 _EXACT = 1e-6  # relative errors below are rounding
 _WIDEST = 4096  # features of a kernel with zeros to be kept, one system of equations for each unit
@@ -85,135 +81,6 @@ class Compensation:
         return "\n".join(f"{a.ljust(width)}  {b:>8}  {c:>8}  {d}".rstrip() for a, b, c, d in rows)
 
 
-def fit_linear(gram: np.ndarray, cross: np.ndarray, prior: np.ndarray, ridge: float) -> np.ndarray:
-    """The kernel W that makes |Y - X W|^2 + r |W - prior|^2 smallest, r = ridge * mean(diag(X'X)).
-
-        (X'X + r I) (W - prior) = X'Y - X'X prior
-
-    Args:
-        gram: X'X, shape (features, features).
-        cross: X'Y, shape (features, units).
-        prior: shape (features, units).
-        ridge: relative to the mean diagonal of X'X, >= 0.
-
-    Returns:
-        W, float64, shape (features, units).
-
-    Example:
-        >>> fit_linear(np.array([[2.0]]), np.array([[6.0]]), np.array([[1.0]]), 1.0).tolist()  # (6 + 2) / (2 + 2)
-        [[2.0]]
-    """
-    gram, prior = np.asarray(gram, np.float64), np.asarray(prior, np.float64)
-    missing = np.asarray(cross, np.float64) - gram @ prior
-    system = gram + ridge * np.mean(np.diagonal(gram)) * np.eye(len(gram))
-    try:
-        return prior + np.linalg.solve(system, missing)
-    except np.linalg.LinAlgError:  # ridge 0 and features that depend on each other
-        return prior + np.linalg.lstsq(system, missing, rcond=None)[0]
-
-
-def _inner(layer: Any) -> Any:
-    return layer.layer if isinstance(layer, kl.TimeDistributed) else layer
-
-
-def _kernel(layer: Any) -> Any:
-    return layer.pointwise_kernel if isinstance(layer, _SEPARABLE) else layer.kernel
-
-
-def _matrix(layer: Any) -> np.ndarray:
-    """The kernel as (features, units), float64."""
-    values = keras.ops.convert_to_numpy(_kernel(layer)).astype(np.float64)
-    if isinstance(layer, (DenseTranspose, *_TRANSPOSED)):
-        values = np.swapaxes(values, -1, -2)
-    return values.reshape(-1, values.shape[-1])
-
-
-def _bias(layer: Any) -> np.ndarray | None:
-    return None if layer.bias is None else keras.ops.convert_to_numpy(layer.bias).astype(np.float64)
-
-
-def _assign(layer: Any, matrix: np.ndarray, bias: np.ndarray | None) -> None:
-    kernel = _kernel(layer)
-    if isinstance(layer, (DenseTranspose, *_TRANSPOSED)):
-        *window, units, inputs = kernel.shape
-        matrix = np.swapaxes(matrix.reshape(*window, inputs, units), -1, -2)
-    kernel.assign(matrix.reshape(kernel.shape))
-    if bias is not None:
-        layer.bias.assign(bias)
-
-
-def _sources(layer: Any, axis: int, size: int, length: int) -> np.ndarray:
-    """Which input position each output position reads at each place of the window; `size` where there is none.
-
-    Shape (length, window).
-    """
-    window, step, gap = (values[axis] for values in (layer.kernel_size, layer.strides, layer.dilation_rate))
-    out, at = np.arange(length)[:, None], np.arange(window) * gap
-    reach, back = (window - 1) * gap + 1, isinstance(layer, _TRANSPOSED)
-    before = 0
-    if layer.padding == "causal":
-        before = reach - 1
-    elif layer.padding == "same":  # of a transposed one: that of the convolution that it turns around
-        there, here = (length, size) if back else (size, length)
-        before = max((here - 1) * step + reach - there, 0) // 2
-    found = out + before - at if back else out * step + at - before
-    fits = found % step == 0 if back else np.full(found.shape, True)
-    found = found // step if back else found
-    return np.where(fits & (found >= 0) & (found < size), found, size)
-
-
-def _rows(layer: Any, x: np.ndarray, limit: int, generator: np.random.Generator) -> np.ndarray:
-    """What is multiplied with the kernel at places drawn at random, float64, shape (rows, features)."""
-    if isinstance(layer, _SEPARABLE):
-        options = {name: getattr(layer, name) for name in ("strides", "padding", "data_format", "dilation_rate")}
-        x = keras.ops.convert_to_numpy(keras.ops.depthwise_conv(x, layer.depthwise_kernel, **options))
-    if not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)):
-        x = x.reshape(-1, x.shape[-1])
-        return x[_drawn(len(x), limit, generator)].astype(np.float64)
-    outputs, rank = layer.compute_output_shape(x.shape)[1:-1], layer.rank
-    drawn = _drawn(len(x) * int(np.prod(outputs)), limit, generator)
-    sample, *places = np.unravel_index(drawn, (len(x), *outputs))
-    index = [sample.reshape(-1, *[1] * rank)]
-    for axis, place in enumerate(places):
-        found = _sources(layer, axis, x.shape[axis + 1], outputs[axis])[place]
-        index.append(found.reshape(len(drawn), *[-1 if other == axis else 1 for other in range(rank)]))
-    padded = np.pad(x, [(0, 0), *[(0, 1)] * rank, (0, 0)])  # zeros at `size`
-    return padded[tuple(index)].reshape(len(drawn), -1).astype(np.float64)
-
-
-def _drawn(count: int, limit: int, generator: np.random.Generator) -> np.ndarray:
-    return np.arange(count) if count <= limit else generator.choice(count, limit, replace=False, shuffle=False)
-
-
-def _all_rows(layer: Any, batches: list[Any], features: int) -> np.ndarray:
-    limit = -(-int(np.clip(8 * features, *_ROWS)) // len(batches))
-    found = []
-    for number, x in enumerate(batches):
-        x = keras.ops.convert_to_numpy(x)
-        if isinstance(layer, kl.TimeDistributed):
-            x = x.reshape(-1, *x.shape[2:])
-        found.append(_rows(_inner(layer), x, limit, np.random.default_rng(number)))
-    return np.concatenate(found)
-
-
-def _solved(x: np.ndarray, missing: np.ndarray, prior: np.ndarray, ridge: float, zeros: bool) -> np.ndarray:
-    """prior + D with |missing - x D|^2 + r |D|^2 smallest; D is 0 where the prior is, if `zeros`."""
-    rows, features = x.shape
-    none = np.zeros_like(prior)
-    if zeros:
-        gram, cross = x.T @ x, x.T @ missing
-        for unit, free in enumerate((prior != 0).T):
-            if free.any():
-                own = np.zeros((np.count_nonzero(free), 1))
-                found = fit_linear(gram[np.ix_(free, free)], cross[free, unit, None], own, ridge)
-                none[free, unit] = found[:, 0]
-        return prior + none
-    if features <= rows:
-        return prior + fit_linear(x.T @ x, x.T @ missing, none, ridge)
-    # the same by (X'X + r I)^-1 X' = X' (X X' + r I)^-1, with as many equations as rows
-    return prior + x.T @ fit_linear(x @ x.T, missing, np.zeros_like(missing), ridge * rows / features)
-
-
 def _relative(missing: float, whole: float) -> float:
     return float(np.sqrt(missing / max(whole, np.finfo(np.float32).tiny)))
 
@@ -241,10 +108,12 @@ def compensate(
 
     Dense layers, convolutions, transposed ones (rows are the windows that an output position reads, drawn at
     random, up to 16384 in all), the pointwise part of separable ones and those inside of TimeDistributed are
-    fitted. Recurrent and attention layers, layers that are called more than once or share a weight are left as
-    they were cut. An eighth of the samples is held back to judge: where the model's outputs on these got worse in
-    the end, all old weights are put back. He et al. 2017, https://arxiv.org/abs/1707.06168; Luo et
-    al. 2017, https://arxiv.org/abs/1707.05572.
+    fitted. A linear Dense code that only one Dense layer reads keeps its best subspace in place of the units
+    that stayed: both kernels are found together (`bottleneck.best_subspace`), unless they have zeros to keep.
+    Recurrent and attention layers, layers that are called more than once or share a weight are left as they
+    were cut. An eighth of the samples is held back to judge: where the model's outputs on these got worse in
+    the end, all old weights are put back. He et al. 2017, https://arxiv.org/abs/1707.06168; Luo et al. 2017,
+    https://arxiv.org/abs/1707.05572.
 
     Args:
         model: the large model; it is not changed.
@@ -301,6 +170,8 @@ class _Run:
         self.traced, self.kept, self.ridge, self.zeros = traced, kept, ridge, zeros
         by_path = dict(walk(traced.model))
         self.twins = {id(layer): (path, by_path[path]) for path, layer in walk(small) if path in by_path}
+        self.smalls = {id(by_path[path]): layer for path, layer in walk(small) if path in by_path}
+        self.codes = next_of(traced, kept)
         members = dict.fromkeys(traced.members.values())
         self.owners = Counter(id(part.variable) for member in members for part in member.parts)
         self.judged = tf.constant(judged)
@@ -337,16 +208,20 @@ class _Run:
                 continue
             while id(twin) not in seen:
                 other, inputs = next(ahead)
-                if isinstance(_inner(other), _LINEAR):
+                if isinstance(inner_of(other), LINEAR):
                     seen[id(other)] = inputs
-            own = _inner(layer)
-            before.append((own, _matrix(own), _bias(own)))
-            fits.append(self._fit(path, layer, twin, batches, seen.pop(id(twin))))
+            inputs, follower = seen.pop(id(twin)), self._follower(twin, calls)
+            for own in (inner_of(layer), *([] if follower is None else [self.smalls[id(follower)]])):
+                before.append((own, matrix_of(own), bias_of(own)))
+            if follower is None:
+                fits.append(self._fit(path, layer, twin, batches, inputs))
+            else:
+                fits.append(self._fit_code(path, layer, twin, follower, batches, inputs))
         now = self.error()
         if now <= first * (1 + _EXACT) + _EXACT:
             return tuple(fits), left, first, now
-        for own, matrix, bias in before:
-            _assign(own, matrix, bias)
+        for own, matrix, bias in reversed(before):
+            assign(own, matrix, bias)
         note = f"put back: the model's error went from {first:.4f} to {now:.4f}"
         return tuple(replace(fit, after=fit.before, note=fit.note or note) for fit in fits), left, first, first
 
@@ -355,10 +230,10 @@ class _Run:
         member = self.traced.members.get(id(layer))
         if member is not None and member.parts and not member.mixed:
             return None  # each channel by itself
-        inner = _inner(layer)
+        inner = inner_of(layer)
         if isinstance(inner, (kl.BatchNormalization, kl.LayerNormalization)):
             return None
-        if member is None or not member.mixed or type(inner) not in _LINEAR:
+        if member is None or not member.mixed or type(inner) not in LINEAR:
             return f"{type(inner).__name__} is not fitted"
         if calls > 1:
             return f"called {calls} times"
@@ -366,16 +241,43 @@ class _Run:
             return "shares a weight with another layer"
         return ""
 
+    def _follower(self, twin: Any, calls: Counter) -> Any:
+        """The layer behind a code whose basis is free; None where the units that stay are to be matched."""
+        follower = self.codes.get(id(twin))
+        if follower is None or self._obstacle(follower, calls[id(self.smalls[id(follower)])]) != "":
+            return None
+        pair = [matrix_of(self.smalls[id(layer)]) for layer in (twin, follower)]
+        return None if self.zeros and any((matrix == 0).any() for matrix in pair) else follower
+
+    def _fit_code(self, path: str, layer: Any, twin: Any, follower: Any, batches: list, large: list) -> LayerFit:
+        """New weights for a linear code and the layer behind it; errors are those of that layer's outputs."""
+        behind = self.smalls[id(follower)]
+        out = self.kept[self.traced.members[id(follower)].made[""]]
+        kernel, cut_code, cut_kernel = matrix_of(follower)[:, out], matrix_of(layer), matrix_of(behind)
+        x = rows_of(layer, batches, len(cut_code))
+        code = rows_of(twin, large, len(cut_code)) @ matrix_of(twin) + bias_of(twin)
+        wanted = code @ kernel + bias_of(follower)[out]
+        found = (x @ cut_code + bias_of(layer)) @ cut_kernel + bias_of(behind)
+        whole, before = np.square(wanted).sum(), np.square(wanted - found).sum()
+        centre, middle = x.mean(axis=0), code.mean(axis=0)
+        first, second = best_subspace(x - centre, code - middle, kernel, cut_code.shape[1], self.ridge)
+        now = np.square((code - middle) @ kernel - (x - centre) @ first @ second).sum()
+        if not now < before:
+            return self._fit(path, layer, twin, batches, large)
+        assign(layer, first, -centre @ first)
+        assign(behind, second, wanted.mean(axis=0))
+        return LayerFit(path, _relative(before, whole), _relative(now, whole))
+
     def _fit(self, path: str, layer: Any, twin: Any, batches: list[Any], large: list[Any]) -> LayerFit:
         """New weights for one layer."""
-        member, own = self.traced.members[id(twin)], _inner(layer)
+        member, own = self.traced.members[id(twin)], inner_of(layer)
         out = self.kept[member.made[""]]
-        prior, bias = _matrix(own), _bias(own)
+        prior, bias = matrix_of(own), bias_of(own)
         features = len(prior)
-        x = _all_rows(layer, batches, features)
-        y = _all_rows(twin, large, features) @ _matrix(_inner(twin))[:, out]
+        x = rows_of(layer, batches, features)
+        y = rows_of(twin, large, features) @ matrix_of(inner_of(twin))[:, out]
         if bias is not None:
-            y += _bias(_inner(twin))[out]
+            y += bias_of(inner_of(twin))[out]
         whole, missing = np.square(y).sum(), y - x @ prior - (0.0 if bias is None else bias)
         before = _relative(np.square(missing).sum(), whole)
         if before <= _EXACT:
@@ -386,10 +288,10 @@ class _Run:
         if bias is not None:
             centre, offset = x.mean(axis=0), missing.mean(axis=0)
             x, missing = x - centre, missing - offset
-        matrix = _solved(x, missing, prior, self.ridge, zeros)
+        matrix = solved(x, missing, prior, self.ridge, zeros)
         after = _relative(np.square(missing - x @ (matrix - prior)).sum(), whole)
         new_bias = None if bias is None else bias + offset - centre @ (matrix - prior)
         if not (np.isfinite(after) and np.isfinite(matrix).all()):
             return LayerFit(path, before, before, "put back: the new weights are not finite")
-        _assign(own, matrix, new_bias)
+        assign(own, matrix, new_bias)
         return LayerFit(path, before, after)

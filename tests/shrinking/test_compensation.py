@@ -9,9 +9,10 @@ from sklearn.datasets import load_digits
 from keras_aeprune import models
 from keras_aeprune._validation import InputError
 from keras_aeprune.models.stacked import DenseTranspose
-from keras_aeprune.shrinking import compensation
-from keras_aeprune.shrinking.compensation import compensate, fit_linear
+from keras_aeprune.shrinking import regression
+from keras_aeprune.shrinking.compensation import compensate
 from keras_aeprune.shrinking.cutting import cut
+from keras_aeprune.shrinking.regression import fit_linear
 from keras_aeprune.shrinking.tracing import trace
 
 
@@ -58,9 +59,9 @@ def test_features_that_depend_on_each_other_are_no_error_without_ridge():
 
 def test_fewer_rows_than_features_give_the_same_solution(rng):
     x, missing, prior = rng.normal(size=(20, 6)), rng.normal(size=(20, 2)), rng.normal(size=(6, 2))
-    narrow = compensation._solved(x, missing, prior, 0.1, False)
+    narrow = regression.solved(x, missing, prior, 0.1, False)
     x6, scale = x[:4], np.square(x[:4]).sum(axis=0).mean()
-    wide = compensation._solved(x6, missing[:4], prior, 0.1, False)
+    wide = regression.solved(x6, missing[:4], prior, 0.1, False)
     by_hand = prior + np.linalg.solve(x6.T @ x6 + 0.1 * scale * np.eye(6), x6.T @ missing[:4])
     np.testing.assert_allclose(wide, by_hand, rtol=1e-9)
     assert not np.allclose(narrow, wide)
@@ -143,11 +144,11 @@ def test_rows_times_kernel_are_what_the_layer_puts_out_before_its_activation(kin
     x = keras.Sequential([keras.Input(shape), type(first).from_config(first.get_config())])
     x = np.asarray(x(rng.normal(size=(3, *shape))))
     layer(x)
-    inner = compensation._inner(layer)
+    inner = regression.inner_of(layer)
     inner.activation = keras.activations.linear
-    rows = compensation._all_rows(layer, [x], 1)
-    bias = compensation._bias(inner)
-    found = rows @ compensation._matrix(inner) + (0.0 if bias is None else bias)
+    rows = regression.rows_of(layer, [x], 1)
+    bias = regression.bias_of(inner)
+    found = rows @ regression.matrix_of(inner) + (0.0 if bias is None else bias)
     wanted = np.asarray(layer(x))
     np.testing.assert_allclose(found, wanted.reshape(-1, wanted.shape[-1]), atol=1e-5)
 
@@ -246,7 +247,7 @@ def test_new_weights_that_make_the_model_worse_are_put_back(value, note, rng, mo
     model = keras.Sequential([keras.Input((6,)), kl.Dense(8, "relu"), kl.Dense(2, name="out")])
     small, traced, kept = halved(model)
     before = small.get_weights()
-    monkeypatch.setattr(compensation, "fit_linear", lambda gram, cross, prior, ridge: np.full(prior.shape, value))
+    monkeypatch.setattr(regression, "fit_linear", lambda gram, cross, prior, ridge: np.full(prior.shape, value))
     found = compensate(model, small, traced, kept, rng.normal(size=(64, 6)))
     assert all(np.array_equal(a, b) for a, b in zip(before, small.get_weights(), strict=True))
     assert note in found.layers[-1].note and note in str(found)
