@@ -4,6 +4,7 @@
 - `ActivityKL` holds the mean of each unit of activations in (0, 1) near a target
 - `ActivationEntropy` makes activations tell less, or more
 - `WeightPenalty` pulls weights towards 0, by |w| and |w|^p
+- `HoyerSquare` makes few weights carry what all carried, whatever their scale
 - `WeightEntropy` makes weights more varied, or less
 """
 
@@ -20,7 +21,7 @@ from keras import ops
 
 from keras_aeprune._validation import fraction, positive_int, positive_number, refuse
 
-__all__ = ["ActivationEntropy", "ActivityKL", "ActivityL1", "WeightEntropy", "WeightPenalty"]
+__all__ = ["ActivationEntropy", "ActivityKL", "ActivityL1", "HoyerSquare", "WeightEntropy", "WeightPenalty"]
 
 _SMALLEST = 1e-6
 _SMOOTHING = 1e-3
@@ -214,6 +215,42 @@ class WeightPenalty(keras.regularizers.Regularizer):
 
     def get_config(self) -> dict[str, Any]:
         return {"l1": self.l1, "lp": self.lp, "p": self.p}
+
+
+@keras.saving.register_keras_serializable("keras_aeprune")
+class HoyerSquare(keras.regularizers.Regularizer):
+    """Hoyer-square penalty on weights, as the kernel_regularizer of a layer.
+
+    Use it while `Prune` takes weights out: it draws small weights to zero and lets large ones grow, where L1
+    makes all smaller. The loss grows by
+
+        rate * (sum |w|)^2 / (sum w^2)
+
+    sums over the weights of the layer. The ratio does not change with the scale of the weights; it is 1 where a
+    single weight is not zero, and n where all n of them are equally large. A step makes weights below
+    (sum w^2) / (sum |w|) smaller and those above larger; exact zeros stay. A kernel of zeros costs nothing.
+    DeepHoyer, Yang et al. 2020, https://arxiv.org/abs/1908.09979.
+
+    Args:
+        rate: factor of the penalty, > 0, in units of the loss for a ratio of 1.
+
+    Raises:
+        InputError: `rate` is no number above 0.
+
+    >>> round(float(HoyerSquare(0.1)(ops.convert_to_tensor([3.0, -4.0, 0.0]))), 4)   # 0.1 * 7^2 / 5^2
+    0.196
+    """
+
+    def __init__(self, rate: float):
+        self.rate = positive_number("rate", rate)
+
+    def __call__(self, x: Any) -> Any:
+        w = _float32(x)
+        squares = ops.sum(ops.square(w))
+        return self.rate * ops.square(ops.sum(ops.abs(w))) / ops.maximum(squares, _TINY)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rate": self.rate}
 
 
 @keras.saving.register_keras_serializable("keras_aeprune")

@@ -7,7 +7,14 @@ import tensorflow as tf
 
 from keras_aeprune import regularizers
 from keras_aeprune._validation import InputError
-from keras_aeprune.regularizers import ActivationEntropy, ActivityKL, ActivityL1, WeightEntropy, WeightPenalty
+from keras_aeprune.regularizers import (
+    ActivationEntropy,
+    ActivityKL,
+    ActivityL1,
+    HoyerSquare,
+    WeightEntropy,
+    WeightPenalty,
+)
 
 
 def share_of_the_loss(regularizer, activations):
@@ -87,6 +94,7 @@ def test_half_precision_activations_are_summed_in_float32():
         ActivationEntropy(0.5, minimize=False, bins=4),
         WeightPenalty(0.5, 0.25, p=0.75),
         WeightEntropy(0.5, maximize=False, bins=4),
+        HoyerSquare(0.25),
     ],
 )
 def test_configs_come_back(regularizer):
@@ -119,6 +127,7 @@ def test_the_gradient_pulls_towards_the_target():
         (lambda: WeightEntropy(-1.0), "rate"),
         (lambda: WeightEntropy(1.0, "yes"), "maximize"),
         (lambda: WeightEntropy(1.0, bins=2.5), "bins"),
+        (lambda: HoyerSquare(0.0), "rate"),
         (lambda: WeightPenalty(), "l1"),
         (lambda: WeightPenalty(l1=-1.0), "l1"),
         (lambda: WeightPenalty(lp=float("nan")), "lp"),
@@ -166,6 +175,22 @@ def test_the_slope_of_the_weight_penalty_is_bounded_and_zero_at_zero(p):
     assert gradient[0] == 0 and (gradient[1:] > 0).all()
     assert gradient[w < 0.5].max() <= p * 1e-3 ** (p - 1) + 1  # the second term for p > 1
     assert gradient[-1] == pytest.approx(p * 10 ** (p - 1), rel=1e-4)
+
+
+def test_hoyer_square_and_its_slope_are_worked_by_hand():
+    # (1 + 2 + 5)^2 / (1 + 4 + 25) = 64 / 30; slope 2 * 8 / 30 * (sign - w * 8 / 30), 0 for a weight of 30 / 8
+    value, gradient = slope(HoyerSquare(0.3), [1.0, -2.0, 5.0, 0.0])
+    assert value == pytest.approx(0.64)
+    np.testing.assert_allclose(gradient, 0.3 * 16 / 30 * np.array([22 / 30, -14 / 30, -10 / 30, 0]), rtol=1e-5)
+    assert slope(HoyerSquare(1.0), [-3.0, 0.0])[0] == 1  # from one weight to all of them
+    assert slope(HoyerSquare(1.0), np.full(7, 0.5))[0] == pytest.approx(7)
+
+
+def test_hoyer_square_knows_no_scale_and_a_kernel_of_zeros_costs_nothing():
+    w = np.random.default_rng(0).normal(size=(10, 10))
+    assert slope(HoyerSquare(1.0), 1e-3 * w)[0] == pytest.approx(slope(HoyerSquare(1.0), w)[0], rel=1e-5)
+    value, gradient = slope(HoyerSquare(1.0), np.zeros((2, 2)))
+    assert value == 0 and not gradient.any()
 
 
 def test_soft_histograms_equal_a_slow_one():
@@ -240,7 +265,9 @@ def test_they_train_in_any_layer_and_come_back_with_the_model(tmp_path):
             keras.Input((6, 2)),
             keras.layers.Conv1D(3, 2, kernel_regularizer=WeightPenalty(0.01, 0.01)),
             keras.layers.LSTM(3, recurrent_regularizer=WeightEntropy(0.01)),
-            keras.layers.Dense(2, activity_regularizer=ActivationEntropy(0.01)),
+            keras.layers.Dense(
+                2, kernel_regularizer=HoyerSquare(0.01), activity_regularizer=ActivationEntropy(0.01)
+            ),
         ]
     )
     model.compile("adam", "mse")
