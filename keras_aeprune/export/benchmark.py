@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from keras_aeprune._validation import InputError, positive_int
 from keras_aeprune.export.verify import TFLiteModel
+from keras_aeprune.shrinking.text import table
 
 READING_NS = 20_000  # shorter readings would measure the clock
 
@@ -46,14 +48,29 @@ class Latency:
         return {**asdict(self), "path": str(self.path)}
 
 
+class Latencies(list[Latency]):
+    """A list of `Latency` that prints as a table."""
+
+    def __str__(self) -> str:
+        return latency_table(self)
+
+
 def benchmark(
-    *paths: str | Path, runs: int = 200, threads: int = 1, warmup: int = 20, seed: int = 0
-) -> list[Latency]:
+    *paths: str | Path,
+    runs: int = 200,
+    threads: int = 1,
+    warmup: int = 20,
+    seed: int = 0,
+    signature: str | None = None,
+) -> Latencies:
     """Time .tflite files against each other, on this machine, one sample per invoke.
 
     Use it to compare files: the rounds are interleaved (A B C A B C ...), so that a machine that slows down
     meanwhile slows all of them. Every file is loaded once and fed the same seeded random inputs. A reading is
-    the time of one invoke, or the mean of a block of invokes that takes 20 us or more together.
+    the time of one invoke, or the mean of a block of invokes that takes 20 us or more together. An invoke that
+    is not counted comes before each reading, so that all files are timed warm: with their own weights in the
+    caches as far as these hold them, and not those of the file before. A device that does other work between
+    two invokes is slower.
 
     Args:
         *paths: .tflite files, at least one; ratios refer to the first.
@@ -61,12 +78,14 @@ def benchmark(
         threads: of the interpreter, >= 1.
         warmup: invokes per file that are not counted, >= 0.
         seed: of the inputs, >= 0.
+        signature: which one to time, by a name that every file has; None is what the interpreter runs by default,
+            the first of several. A named one of several costs a few microseconds more an invoke, in Python.
 
     Returns:
-        One `Latency` per file, in the order given.
+        A list with one `Latency` per file, in the order given; printed, it is a table.
 
     Raises:
-        InputError: if a file cannot be loaded, or an argument is outside its range.
+        InputError: if a file cannot be loaded or lacks that signature, or an argument is outside its range.
 
     Example:
         >>> import tempfile, tensorflow as tf
@@ -82,16 +101,10 @@ def benchmark(
         raise InputError("paths: got none, allowed: one or more .tflite files")
     runs, threads = positive_int("runs", runs), positive_int("threads", threads)
     warmup, seed = positive_int("warmup", warmup, minimum=0), positive_int("seed", seed, minimum=0)
-    models = [TFLiteModel(path, threads=threads) for path in paths]
-    invokes = [model.prepare(random_inputs(model, seed)) for model in models]
-    blocks = [_block(invoke, warmup) for invoke in invokes]
-    readings = np.empty((len(paths), runs))
-    for run in range(runs):
-        for i, (invoke, block) in enumerate(zip(invokes, blocks, strict=True)):
-            readings[i, run] = _reading(invoke, block)
-    readings /= 1000
+    models = [TFLiteModel(path, threads=threads, signature=signature) for path in paths]
+    readings, blocks = interleaved(models, runs, warmup=warmup, seed=seed)
     medians = np.median(readings, axis=1)
-    return [
+    return Latencies(
         Latency(
             path=model.path,
             threads=threads,
@@ -104,7 +117,47 @@ def benchmark(
             block=blocks[i],
         )
         for i, model in enumerate(models)
+    )
+
+
+def latency_table(latencies: Sequence[Latency]) -> str:
+    """Several `Latency` as plain text for a terminal.
+
+    Example:
+        >>> print(latency_table([Latency(Path("a/dense.tflite"), 1, 200, 12.3, 12.0, 14.1, 11.8, 1.0)]))
+        file          threads  runs  median us   p10   p90   min  ratio
+        dense.tflite        1   200       12.3  12.0  14.1  11.8  1.000
+    """
+    names = _short_names([latency.path for latency in latencies])
+    rows = [
+        [
+            name,
+            str(one.threads),
+            str(one.runs),
+            *(_digits(value) for value in (one.median_us, one.p10_us, one.p90_us, one.min_us)),
+            f"{one.ratio:.3f}",
+        ]
+        for name, one in zip(names, latencies, strict=True)
     ]
+    return "\n".join(table(["file", "threads", "runs", "median us", "p10", "p90", "min", "ratio"], rows))
+
+
+def interleaved(
+    models: Sequence[TFLiteModel], runs: int, *, warmup: int, seed: int
+) -> tuple[np.ndarray, list[int]]:
+    """Readings in microseconds, (models, runs), taken in turns, and the invokes that one reading holds.
+
+    One invoke that is not counted comes before each reading: its weights are in the caches then, and not those
+    of the model before it.
+    """
+    invokes = [model.prepare(random_inputs(model, seed)) for model in models]
+    blocks = [_block(invoke, warmup) for invoke in invokes]
+    readings = np.empty((len(models), runs))
+    for run in range(runs):
+        for i, (invoke, block) in enumerate(zip(invokes, blocks, strict=True)):
+            invoke()
+            readings[i, run] = _reading(invoke, block)
+    return readings / 1000, blocks
 
 
 def random_inputs(model: TFLiteModel, seed: int) -> dict[str, np.ndarray]:
@@ -119,11 +172,11 @@ def random_inputs(model: TFLiteModel, seed: int) -> dict[str, np.ndarray]:
 
 
 def _reading(invoke: Any, block: int) -> float:
-    """Nanoseconds per invoke over one block."""
+    """Nanoseconds per invoke over one block; at least the clock's smallest step, so that ratios exist."""
     began = time.perf_counter_ns()
     for _ in range(block):
         invoke()
-    return (time.perf_counter_ns() - began) / block
+    return max(1, time.perf_counter_ns() - began) / block
 
 
 def _block(invoke: Any, warmup: int) -> int:
@@ -132,3 +185,14 @@ def _block(invoke: Any, warmup: int) -> int:
         invoke()
     fastest = min(_reading(invoke, 1) for _ in range(5))
     return max(1, int(np.ceil(READING_NS / max(fastest, 1))))
+
+
+def _digits(microseconds: float) -> str:
+    """Three digits or more."""
+    return f"{microseconds:.{2 if microseconds < 10 else 1 if microseconds < 100 else 0}f}"
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """File names, with folders where two are the same."""
+    names = [path.name for path in paths]
+    return [str(path) if names.count(path.name) > 1 else path.name for path in paths]

@@ -24,28 +24,47 @@ class ConversionError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One conversion of a SavedModel to a .tflite file; calibration is .npy files by input name.
+    """One conversion of a SavedModel to a .tflite file.
 
-    `keep_float` names operations of TFLite that stay in float32 where the rest is quantized to int8.
+    Args:
+        saved_model: its folder.
+        output: the file to write.
+        precision: the row of the table.
+        calibration: .npy files by input name, by name of the signature.
+        signatures: the names that the file gets, one or more of those that the SavedModel has.
+        batch: samples an invoke, >= 1.
+        sparse: whether kernels with many zeros may be stored in sparse coding.
+        keep_float: operations of TFLite that stay in float32 where the rest is quantized to int8.
     """
 
     saved_model: Path
     output: Path
     precision: Precision
-    calibration: Mapping[str, Path] | None = None
+    calibration: Mapping[str, Mapping[str, Path]] | None = None
+    signatures: tuple[str, ...] = ("serving_default",)
+    batch: int = 1
+    sparse: bool = False
     keep_float: tuple[str, ...] = ()
 
     def request(self) -> dict[str, object]:
         """What the worker reads, as plain JSON values."""
-        arrays = {name: str(path) for name, path in (self.calibration or {}).items()}
+        row = self.precision
+        arrays = {
+            name: {key: str(path) for key, path in paths.items()}
+            for name, paths in (self.calibration or {}).items()
+        }
         return {
             "saved_model": str(self.saved_model),
             "output": str(self.output),
-            "calibration": arrays if self.precision.needs_data else None,
-            "optimize": self.precision.optimize,
-            "types": list(self.precision.types),
-            "ops": list(self.precision.ops),
-            "keep_float": list(self.keep_float) if self.precision.needs_data else [],
+            "signatures": list(self.signatures),
+            "calibration": arrays if row.needs_data else None,
+            "batch": self.batch,
+            "optimize": row.optimize,
+            "sparse": self.sparse,
+            "types": list(row.types),
+            "ops": list(row.ops),
+            "quantized_io": row.quantized_io,
+            "keep_float": list(self.keep_float) if row.needs_data else [],
         }
 
 

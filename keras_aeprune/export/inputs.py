@@ -41,11 +41,15 @@ class Inputs:
         return keras.tree.pack_sequence_as(self.structure, list(arrays))
 
 
-def inputs_of(model: keras.Model) -> Inputs:
+def inputs_of(model: keras.Model, batch: int = 1) -> Inputs:
     """The inputs of a built model; a subclassed one must have been built on, or called with, one batch.
 
+    Args:
+        model: a built Keras model.
+        batch: samples an invoke of the file; a model that was made for a fixed batch must have been made for it.
+
     Raises:
-        InputError: if the model is not built, or was made for a fixed batch of more than one sample.
+        InputError: if the model is not built, or was made for another fixed batch.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
@@ -69,16 +73,16 @@ def inputs_of(model: keras.Model) -> Inputs:
     flat = keras.tree.flatten(structure)
     batches = {tensor.shape[0] for tensor in flat} - {None}
     fixed = hasattr(model, "inputs") and batches
-    if fixed and batches != {1}:
+    if fixed and batches != {batch}:
         raise InputError(
-            f"model {model.name!r}: got a fixed batch of {max(batches)} samples, allowed: 1 or None; build "
-            "it again without batch_shape and copy the weights with set_weights"
+            f"model {model.name!r}: got a fixed batch of {max(batches)} samples, allowed: {batch} or None; pass "
+            f"batch={max(batches)}, or build it again without batch_shape and copy the weights with set_weights"
         )
     names = _names([_layer_name(tensor) for tensor in flat])
     items = tuple(
         Input(name, tuple(tensor.shape[1:]), str(tensor.dtype)) for name, tensor in zip(names, flat, strict=True)
     )
-    return Inputs(items, structure, 1 if fixed else None)
+    return Inputs(items, structure, batch if fixed else None)
 
 
 def _described(shapes: Any, dtype: str, name: str) -> Any:

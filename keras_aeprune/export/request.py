@@ -2,77 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_aeprune._files import writable_folder
 from keras_aeprune._validation import InputError, keras_model, positive_int, refuse
-from keras_aeprune.export.inputs import Inputs, inputs_of, samples
-from keras_aeprune.export.precisions import Precision, precision
+from keras_aeprune.export.candidates import codings
+from keras_aeprune.export.inputs import inputs_of
+from keras_aeprune.export.metadata import checked, of_detector
+from keras_aeprune.export.precisions import SMALLEST, Precision, precisions
+from keras_aeprune.export.signatures import Signature, signatures_of
 from keras_aeprune.export.trace import check_supported
 from keras_aeprune.models.anomaly import AnomalyDetector
 
-CHUNK = 16  # samples that the Keras model gets at a time
+
+@dataclass(frozen=True)
+class Target:
+    """One file that was asked for: the precisions that may be in it, one or more, and where it goes."""
+
+    quantize: str
+    rows: tuple[Precision, ...]
+    path: Path
 
 
 @dataclass(frozen=True)
 class Request:
-    """One model, its samples by input name, and where it goes at which precision.
+    """What goes into a file, with samples, and the files that are asked for.
 
-    `threshold` is that of an anomaly detector, whose outputs are "score" and "anomaly"; None for other models.
+    Args:
+        model: the whole model.
+        signatures: what the files answer to, one or more.
+        targets: the files, one or more.
+        has_data: whether the samples are the caller's.
+        batch: samples an invoke, >= 1.
+        sparse: "auto", True or False.
+        unroll: "auto", True or False.
+        threshold: that of an anomaly detector, whose outputs are "score" and "anomaly"; None for other models.
+        metadata: what is recorded in the files beside what is known of each.
     """
 
     model: keras.Model
-    inputs: Inputs
-    arrays: dict[str, np.ndarray]
-    targets: tuple[tuple[Precision, Path], ...]
+    signatures: tuple[Signature, ...]
+    targets: tuple[Target, ...]
+    has_data: bool = True
+    batch: int = 1
+    sparse: bool | str = "auto"
+    unroll: bool | str = "auto"
     threshold: float | None = None
-
-    def batches(self, count: int | None = None) -> Iterator[Any]:
-        """The first `count` samples, a few at a time, in the structure that the model is called with."""
-        arrays = [self.arrays[item.name][:count] for item in self.inputs.items]
-        size = self.inputs.batch or CHUNK
-        for i in range(0, len(arrays[0]), size):
-            yield self.inputs.pack([keras.ops.convert_to_tensor(array[i : i + size]) for array in arrays])
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def request(model: Any, paths: Mapping[str | None, str | Path], data: Any = None, seed: int = 0) -> Request:
+def request(
+    model: Any,
+    paths: Mapping[str | None, str | Path],
+    data: Any = None,
+    seed: int = 0,
+    *,
+    batch: int = 1,
+    sparse: bool | str = "auto",
+    unroll: bool | str = "auto",
+    parts: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Request:
     """A request whose arguments can be used; nothing is written yet, but the folders are there.
 
     Raises:
         InputError: with the argument that cannot be used.
     """
+    record: dict[str, Any] = {}
     threshold = None
     if isinstance(model, AnomalyDetector):
-        model, threshold = model.as_model(), model.threshold
+        if parts is not None:
+            raise refuse("parts", parts, "None for an anomaly detector; export detector.autoencoder in parts")
+        detector = model
+        model, threshold = detector.as_model(), detector.threshold
+        record["detector"] = of_detector(detector)
     keras_model(model)
     seed = positive_int("seed", seed, minimum=0)
+    batch = positive_int("batch", batch)
+    for name, value in (("sparse", sparse), ("unroll", unroll)):
+        if value not in ("auto", True, False) or not isinstance(value, (str, bool)):
+            raise refuse(name, value, "'auto', True or False")
+    if user := checked(metadata):
+        record["user"] = user
     if not isinstance(paths, Mapping) or not paths:
         raise refuse("paths", paths, "a dict {quantize: path} with at least one entry")
-    rows = [precision(quantize) for quantize in paths]
-    inputs = inputs_of(model)
+    wanted = [precisions(quantize) for quantize in paths]
+    inputs = inputs_of(model, batch)
     check_supported(model)
-    for row in rows:
+    for quantize, rows in zip(paths, wanted, strict=True):
+        if quantize == SMALLEST:
+            continue
+        (row,) = rows
+        codings(row, sparse, True)
         if row.needs_data and data is None:
             raise InputError(
                 f"data: got None, allowed for quantize={row.name!r}: inputs to calibrate with, {inputs}; "
                 "100 or more samples of the training data are recommended"
             )
-    arrays = samples(inputs, data, seed=seed)
-    files = [_checked_path(path) for path in paths.values()]
+        if threshold is not None and not row.for_detectors:
+            raise detector_error(row)
+    signatures = signatures_of(model, parts, data, seed=seed, batch=batch)
+    files = [checked_path(path) for path in paths.values()]
     if len({path.resolve() for path in files}) < len(files):
         raise refuse("paths", [str(path) for path in files], "a different path for every precision")
-    return Request(model, inputs, arrays, tuple(zip(rows, files, strict=True)), threshold)
+    targets = tuple(
+        Target(SMALLEST if quantize == SMALLEST else rows[0].name, rows, path)
+        for quantize, rows, path in zip(paths, wanted, files, strict=True)
+    )
+    return Request(
+        *(model, signatures, targets, data is not None, batch, sparse, unroll, threshold),
+        metadata=record,
+    )
 
 
-def _checked_path(path: str | Path) -> Path:
-    if not isinstance(path, (str, Path)) or Path(path).suffix != ".tflite":
-        raise refuse("path", path, "a file name that ends in .tflite")
+def detector_error(row: Precision) -> InputError:
+    """The refusal of a precision at which a score cannot stay in float32."""
+    return InputError(
+        f"quantize: got {row.name!r} for an anomaly detector, allowed: None, 'float16', 'dynamic', 'int8', which "
+        "calculate the score in float32; quantized levels are too few for a score"
+    )
+
+
+def checked_path(path: str | Path, suffix: str = ".tflite") -> Path:
+    """The path of a file that can be written; refuses another suffix, a folder, and where none can be made."""
+    if not isinstance(path, (str, Path)) or Path(path).suffix != suffix:
+        raise refuse("path", path, f"a file name that ends in {suffix}")
     path = Path(path)
     if path.is_dir():
         raise refuse("path", str(path), "a file; there is a folder of that name")

@@ -8,23 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_aeprune._files import writing
-from keras_aeprune._validation import InputError, one_of
-from keras_aeprune.export.check import ExportedFile, ExportMismatch, check, reference
-from keras_aeprune.export.convert import ConversionError, Job, convert
-from keras_aeprune.export.precisions import Precision, precision
+from keras_aeprune._progress import Say, silent, to_stderr
+from keras_aeprune._validation import one_of
+from keras_aeprune.export.attempts import Attempts, best, check_all, outcomes_of
+from keras_aeprune.export.check import ExportedFile
+from keras_aeprune.export.convert import convert
+from keras_aeprune.export.precisions import SMALLEST, precision
 from keras_aeprune.export.request import Request, request
-from keras_aeprune.export.trace import Traced, rolled_layers, write_saved_model
 from keras_aeprune.models.anomaly import AnomalyDetector
-
-# What a detector does after the autoencoder. In int8 a squared error has 256 levels up to the largest one, and
-# nearly all normal scores share a few of them; in float32 it costs a few additions and multiplications a value.
-DETECTOR_OPS = (
-    *("SUB", "ADD", "MUL", "DIV", "SQUARED_DIFFERENCE", "SQUARE", "ABS", "MEAN", "SUM"),
-    *("REDUCE_MAX", "GREATER", "CAST", "MAXIMUM"),
-)
 
 
 def tflite(
@@ -34,11 +27,17 @@ def tflite(
     quantize: str | None = None,
     data: Any = None,
     seed: int = 0,
+    sparse: bool | str = "auto",
+    batch: int = 1,
+    unroll: bool | str = "auto",
+    parts: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: bool = False,
 ) -> ExportedFile:
     """Write `model` as a .tflite file that was loaded back and compared with the model first.
 
     Use it for one file; `tflite_many` writes several precisions of a model in hardly more time than one. The
-    model is traced for one sample at a time, converted in a process of its own (about 4 s, most of it the
+    model is traced for `batch` samples at a time, converted in a process of its own (about 4 s, most of it the
     start of TensorFlow), loaded with LiteRT's default interpreter and run on up to 64 samples. With e the
     model's outputs and g the file's, the file is kept if
 
@@ -54,11 +53,18 @@ def tflite(
     | "float16" | weights stored in float16, computed in float32 | 5e-2 | 1e-2 |
     | "dynamic" | kernels of 1024 numbers or more in int8 | 0.5 | 0.2 |
     | "int8" | both in int8, input and output in float32 | 0.5 | 0.2 |
+    | "int8_io" | both in int8, input and output too | 0.5 | 0.2 |
+    | "int16x8" | weights in int8, activations in int16, input and output in float32 | 0.5 | 0.2 |
+    | "smallest" | all but "int8_io" are tried; the smallest file that is right is kept | its own | its own |
+
+    Before that, units that do nothing are cut out (`shrinking.without_dead`): exactly, by the weights alone.
+    Only where a whole layer gives nothing but zeros on `data`, which breaks an int8 file, units that are
+    constant on `data` go too. The given model stays the reference of the comparison.
 
     An `AnomalyDetector` becomes a file from raw samples to "score" and "anomaly" (0 or 1). Its scores are held
     to the limits above; its flags must agree with the detector's on every sample whose score is farther from
     the threshold than the largest difference between the two scores. With "int8" only the autoencoder is
-    quantized: scores are sums of squares, for which 256 levels are too few.
+    quantized: scores are sums of squares, for which 256 levels are too few. "int8_io" and "int16x8" are refused.
 
     A model that returns a dict of tensors gives a file whose outputs have its keys as names; any other one has
     output_0, output_1, ... The model, its weights and its compiled state are not changed. The same model gives
@@ -67,14 +73,27 @@ def tflite(
     Args:
         model: a built Keras 3 model that computes in float32, or a fitted `AnomalyDetector`.
         path: ends in .tflite; its folder is made if it is not there, an existing file is replaced.
-        quantize: None, "float32", "float16", "dynamic" or "int8".
-        data: inputs (n, *input shape), finite, n >= 1; "int8" needs them, and 100 or more from the training
-            data are recommended. All of them calibrate int8; the first 64 are compared. For several inputs a
-            dict by input name, or a list. None compares on 64 random samples, uniform in [0, 1).
+        quantize: None or a name of the table.
+        data: inputs (n, *input shape), finite, n >= 1; the int8 and int16x8 ones need them, and 100 or more from
+            the training data are recommended. All of them calibrate; the first 64 are compared. For several
+            inputs a dict by input name, or a list. None compares on 64 random samples, uniform in [0, 1).
         seed: of those random samples, >= 0.
+        sparse: "auto" also tries to store kernels with many zeros without them (None and "float16" only, where
+            a larger kernel has more than 2/3 zeros) and keeps the smaller file that is right. It is smaller on
+            flash, hardly as a compressed download. True insists on it, False does without.
+        batch: samples an invoke, >= 1.
+        unroll: "auto" writes recurrent layers without their loop where the precision cannot have one (int8,
+            int8_io, int16x8), and up to 64 steps: about 3 times as fast, in a larger file. True always, False
+            never. The number of steps must be known.
+        parts: None, or one or more of "encoder", "decoder" and "autoencoder": the file then has these named
+            signatures instead of one for the whole model, see `TFLiteModel(path, signature=...)`.
+        metadata: a dict of JSON values, for example {"labels": [...]}, that the file carries; `read_metadata`
+            reads it, with the threshold and the scaling of a detector, precision and version.
+        progress: True writes a line to standard error that says how many files are converted.
 
     Returns:
-        What was written, with the differences and the limits.
+        What was written, with the differences and the limits; for "smallest", and where sparse coding was
+        tried, with a printable table `candidates`.
 
     Raises:
         InputError: if an argument cannot be used, or the model cannot be exported at that precision.
@@ -87,8 +106,9 @@ def tflite(
         >>> file.quantize, file.samples_compared, file.max_difference <= file.limit
         ('float32', 64, True)
     """
-    name = precision(quantize).name
-    return tflite_many(model, {name: path}, data=data, seed=seed)[name]
+    name = quantize if quantize == SMALLEST else precision(quantize).name
+    options = {"sparse": sparse, "batch": batch, "unroll": unroll, "parts": parts, "metadata": metadata}
+    return tflite_many(model, {name: path}, data=data, seed=seed, progress=progress, **options)[name]
 
 
 def tflite_many(
@@ -98,6 +118,8 @@ def tflite_many(
     data: Any = None,
     seed: int = 0,
     on_failure: str = "raise",
+    progress: bool = False,
+    **options: Any,
 ) -> dict[str | None, Any]:
     """Write one model at several precisions, with one start of the converter.
 
@@ -108,6 +130,8 @@ def tflite_many(
         seed: as in `tflite`.
         on_failure: "raise" writes all files or none; "return" writes those that pass, and returns the error
             of each other precision in its place.
+        progress: as in `tflite`.
+        **options: `sparse`, `batch`, `unroll`, `parts` and `metadata` as in `tflite`.
 
     Returns:
         {quantize: `ExportedFile`}, with the keys of `paths` in their order.
@@ -125,82 +149,47 @@ def tflite_many(
         True
     """
     one_of("on_failure", on_failure, ["raise", "return"])
-    (outcomes,) = export([request(model, paths, data, seed)], all_or_none=on_failure == "raise")
+    for name in options:
+        one_of("options", name, ["sparse", "batch", "unroll", "parts", "metadata"])
+    asked = request(model, paths, data, seed, **options)
+    say = to_stderr if progress else silent
+    (outcomes,) = export([asked], all_or_none=on_failure == "raise", say=say)
     return dict(zip(paths, outcomes, strict=True))
 
 
-def export(requests: Sequence[Request], *, all_or_none: bool) -> list[list[Any]]:
+def export(requests: Sequence[Request], *, all_or_none: bool, say: Say = silent) -> list[list[Any]]:
     """Convert everything in one subprocess, check every file, then give the good ones their names.
 
     Args:
         requests: the models.
         all_or_none: raise the first error before any file gets its name; else errors are returned.
+        say: called with a line before the conversion.
 
     Returns:
         Per request, per target: an `ExportedFile` or the error.
     """
-    outcomes: list[list[Any]] = [[None] * len(asked.targets) for asked in requests]
     with tempfile.TemporaryDirectory(prefix="keras_aeprune_") as name:
         folder = Path(name)
-        jobs: dict[tuple[int, int], Job] = {}
-        traces: dict[int, Traced] = {}
-        for i, asked in enumerate(requests):
-            try:
-                traces[i], calibration = _prepare(asked, folder / str(i))
-            except InputError as error:
-                outcomes[i] = [error] * len(asked.targets)
-                continue
-            kept = () if asked.threshold is None else DETECTOR_OPS
-            for k, (row, _) in enumerate(asked.targets):
-                if row.needs_data and traces[i].has_loop:
-                    outcomes[i][k] = _loop_error(asked.model, row)
-                else:
-                    jobs[i, k] = Job(traces[i].folder, folder / str(i) / f"{k}.tflite", row, calibration, kept)
+        attempts = [Attempts(asked, folder / str(i)).made for i, asked in enumerate(requests)]
+        _raise_first(
+            [outcomes_of(asked, made) for asked, made in zip(requests, attempts, strict=True)], all_or_none
+        )
+
+        waiting = [one for made in attempts for one in made if one.job is not None]
+        if waiting:
+            say(f"{len(waiting)} file{'s' * (len(waiting) > 1)} to convert and compare", True)
+        for one, error in zip(waiting, convert([one.job for one in waiting], folder), strict=True):
+            one.outcome = error
+        for asked, made in zip(requests, attempts, strict=True):
+            check_all(asked, [one for one in made if one.job is not None and one.outcome is None])
+        outcomes = [outcomes_of(asked, made) for asked, made in zip(requests, attempts, strict=True)]
         _raise_first(outcomes, all_or_none)
 
-        for (i, k), error in zip(jobs, convert(list(jobs.values()), folder), strict=True):
-            outcomes[i][k] = error
-        for i, asked in enumerate(requests):
-            converted = {k: jobs[i, k].output for k in range(len(asked.targets)) if outcomes[i][k] is None}
-            if converted:
-                outcomes[i] = _checked(asked, traces[i], converted, outcomes[i])
-        _raise_first(outcomes, all_or_none)
-
-        for (i, k), job in jobs.items():
-            if isinstance(outcomes[i][k], ExportedFile):
-                with writing(outcomes[i][k].path) as temporary:
-                    temporary.write_bytes(job.output.read_bytes())
-    return outcomes
-
-
-def _prepare(asked: Request, folder: Path) -> tuple[Traced, dict[str, Path] | None]:
-    folder.mkdir()
-    shapes = [asked.arrays[item.name].shape[1:] for item in asked.inputs.items]
-    traced = write_saved_model(asked.model, asked.inputs, shapes, folder / "saved_model")
-    if not any(row.needs_data for row, _ in asked.targets):
-        return traced, None
-    calibration = {}
-    for i, (name, array) in enumerate(asked.arrays.items()):
-        calibration[name] = folder / f"calibration_{i}.npy"
-        np.save(calibration[name], array, allow_pickle=False)
-    return traced, calibration
-
-
-def _checked(asked: Request, traced: Traced, converted: dict[int, Path], outcomes: list[Any]) -> list[Any]:
-    """`outcomes` with the converted files' places filled: what was found, or the error."""
-    outcomes = list(outcomes)
-    try:
-        expected = reference(asked)
-    except InputError as error:
-        return [error if k in converted else outcome for k, outcome in enumerate(outcomes)]
-    for k, file in converted.items():
-        row, path = asked.targets[k]
-        try:
-            outcomes[k] = check(
-                asked, row, converted=file, path=path, kernels=traced.kernel_count, expected=expected
-            )
-        except (ConversionError, ExportMismatch) as error:
-            outcomes[k] = error
+        for made, found in zip(attempts, outcomes, strict=True):
+            for file in (one for one in found if isinstance(one, ExportedFile)):
+                kept = best([one for one in made if one.target.path == file.path])
+                with writing(file.path) as temporary:
+                    temporary.write_bytes(kept.job.output.read_bytes())
     return outcomes
 
 
@@ -208,11 +197,3 @@ def _raise_first(outcomes: list[list[Any]], wanted: bool) -> None:
     for outcome in (value for row in outcomes for value in row):
         if wanted and isinstance(outcome, Exception):
             raise outcome
-
-
-def _loop_error(model: keras.Model, row: Precision) -> InputError:
-    layers = ", ".join(rolled_layers(model)) or "a while loop in the model"
-    return InputError(
-        f"quantize: got {row.name!r} for a model with a recurrent loop ({layers}), whose calibration crashes "
-        "the converter, allowed: None, 'float16', 'dynamic', or the same layers built with unroll=True"
-    )

@@ -1,11 +1,11 @@
-"""A Keras model to a SavedModel with one batch-1 signature; what cannot be converted is refused here."""
+"""Keras models to a SavedModel with signatures of a fixed batch; what cannot be converted is refused here."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,46 @@ from keras_aeprune._validation import InputError
 from keras_aeprune.export.convert import shorter
 from keras_aeprune.export.inputs import Inputs
 
-SIGNATURE = "serving_default"
 RANDOM = re.compile(r"Random|Multinomial|Rng")
+SMALLEST_FLOAT16 = 2.0**-24
 LOOPS = ("While", "StatelessWhile")
 
 
 @dataclass(frozen=True)
 class Traced:
-    """What is known about a model after its SavedModel was written."""
+    """What is known about the models after their SavedModel was written.
+
+    Args:
+        folder: the SavedModel.
+        kernel_count: how many numbers the kernels hold, see `kernel_sizes`.
+        kernel_nonzeros: how many of them are not zero.
+        has_loop: whether there is a while loop.
+        zeros_pay: whether a kernel that holds a tenth of all numbers, or more, has more than 2/3 zeros, which
+            is where sparse coding becomes smaller.
+    """
 
     folder: Path
     kernel_count: int
+    kernel_nonzeros: int
     has_loop: bool
+    zeros_pay: bool
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One signature of the SavedModel.
+
+    Args:
+        name: of the signature.
+        model: a built Keras model.
+        inputs: how it is called.
+        shapes: per input, the shape of one sample, without the batch axis and without unknown sizes.
+    """
+
+    name: str
+    model: keras.Model
+    inputs: Inputs
+    shapes: tuple[tuple[int, ...], ...]
 
 
 def check_supported(model: keras.Model) -> None:
@@ -54,41 +82,58 @@ def check_supported(model: keras.Model) -> None:
             )
 
 
-def write_saved_model(model: keras.Model, inputs: Inputs, shapes: list[tuple[int, ...]], folder: Path) -> Traced:
-    """Write `model` as a SavedModel whose signature takes one sample and returns the outputs by name, see `named`.
+def write_saved_model(endpoints: Sequence[Endpoint], folder: Path, batch: int = 1) -> Traced:
+    """Write models as one SavedModel; its signatures take `batch` samples and return outputs by name, see `named`.
 
     Args:
-        model: a built Keras model; it is not changed.
-        inputs: of the model.
-        shapes: per input, the shape of one sample, without the batch axis and without unknown sizes.
+        endpoints: one or more; the models are not changed.
         folder: where the SavedModel is written; made if it is not there.
+        batch: samples an invoke, >= 1.
 
     Raises:
-        InputError: if the model cannot be called like that, draws random numbers or keeps state.
+        InputError: if a model cannot be called like that, draws random numbers or keeps state.
     """
+    archive = keras.export.ExportArchive()
+    graphs = []
+    with ExitStack() as stack:
+        for endpoint in endpoints:
+            stack.enter_context(portable(endpoint.model))
+        for endpoint in endpoints:
+            graphs.append(_add(archive, endpoint, batch))
+        archive.write_out(str(folder), verbose=False)
+    sizes = {digest: size for graph in graphs for digest, size in kernel_sizes(graph).items()}
+    whole = sum(size for size, _ in sizes.values())
+    return Traced(
+        folder=folder,
+        kernel_count=whole,
+        kernel_nonzeros=sum(nonzeros for _, nonzeros in sizes.values()),
+        has_loop=any(node.op in LOOPS for graph in graphs for node in _nodes(graph)),
+        zeros_pay=any(10 * size >= whole and 3 * nonzeros < size for size, nonzeros in sizes.values()),
+    )
+
+
+def _add(archive: keras.export.ExportArchive, endpoint: Endpoint, batch: int) -> Any:
+    """Add one model under its name; its graph."""
+    model, inputs = endpoint.model, endpoint.inputs
     specs = [
-        tf.TensorSpec((1, *shape), item.dtype, name=item.name)
-        for item, shape in zip(inputs.items, shapes, strict=True)
+        tf.TensorSpec((batch, *shape), item.dtype, name=item.name)
+        for item, shape in zip(inputs.items, endpoint.shapes, strict=True)
     ]
 
     def serve(*tensors: Any) -> dict[str, Any]:
         return named(model(inputs.pack(tensors), training=False))
 
-    archive = keras.export.ExportArchive()
-    with portable(model):
-        try:
-            graph = archive.add_endpoint(SIGNATURE, serve, specs).get_concrete_function().graph
-        except Exception as error:
-            wanted = ", ".join(f"{spec.name} {tuple(spec.shape)}" for spec in specs)
-            raise InputError(
-                f"model {model.name!r}: calling it on one sample ({wanted}) failed with "
-                f"{type(error).__name__}: {shorter(str(error))}; allowed: a model that takes all its inputs "
-                "as its first argument"
-            ) from error
-        nodes = _nodes(graph)
-        _check_nodes(model, nodes)
-        archive.write_out(str(folder), verbose=False)
-    return Traced(folder, kernel_count(graph), any(node.op in LOOPS for node in nodes))
+    try:
+        graph = archive.add_endpoint(endpoint.name, serve, specs).get_concrete_function().graph
+    except Exception as error:
+        wanted = ", ".join(f"{spec.name} {tuple(spec.shape)}" for spec in specs)
+        raise InputError(
+            f"model {model.name!r}: calling it on one sample ({wanted}) failed with "
+            f"{type(error).__name__}: {shorter(str(error))}; allowed: a model that takes all its inputs "
+            "as its first argument"
+        ) from error
+    _check_nodes(model, _nodes(graph))
+    return graph
 
 
 def named(outputs: Any) -> dict[str, Any]:
@@ -117,11 +162,11 @@ def rolled_layers(model: keras.Model) -> list[str]:
     return [path for path, layer in walk(model) if isinstance(layer, keras.layers.RNN) and not layer.unroll]
 
 
-def kernel_count(graph: Any) -> int:
-    """How many numbers the weights with two or more axes longer than 1 hold, those that reach an output.
+def kernel_sizes(graph: Any) -> dict[bytes, tuple[int, int]]:
+    """How many numbers, and how many other than 0, the weights with two or more axes longer than 1 hold.
 
-    Equal arrays count once, because the converter stores them once. Biases and normalization are left out,
-    because the converter may fold them into kernels.
+    Only those that reach an output, by the hash of their values. Equal arrays count once, because the converter
+    stores them once. Biases and normalization are left out, because the converter may fold them into kernels.
     """
     internal = {id(inner): outer for outer, inner in graph.captures}
     reached: dict[int, Any] = {}
@@ -134,13 +179,14 @@ def kernel_count(graph: Any) -> int:
         if tensor.op.name not in seen:
             seen.add(tensor.op.name)
             waiting.extend(tensor.op.inputs)
-    sizes: dict[bytes, int] = {}
+    sizes: dict[bytes, tuple[int, int]] = {}
     for variable in graph.variables:
         if id(variable.handle) in reached and sum(size > 1 for size in variable.shape) >= 2:
             value = np.ascontiguousarray(variable.numpy())
-            sizes[hashlib.sha256(value).digest()] = value.size
-
-    return sum(sizes.values())
+            # what float16 turns into zero may be missing in a sparse-coded file
+            nonzeros = int(np.count_nonzero(np.abs(value) > SMALLEST_FLOAT16))
+            sizes[hashlib.sha256(value).digest()] = value.size, nonzeros
+    return sizes
 
 
 def _nodes(graph: Any) -> list[Any]:

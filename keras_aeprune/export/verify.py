@@ -22,9 +22,14 @@ class TFLiteModel:
     Args:
         path: a .tflite file.
         threads: of the interpreter, >= 1.
+        signature: which one of the file's signatures to run; None runs what the file computes without a name,
+            which is its only one, or the first graph of several.
+
+    Attributes:
+        signatures: names of the file's signatures.
 
     Raises:
-        InputError: if the file is missing, is no .tflite file or does not load.
+        InputError: if the file is missing, is no .tflite file or does not load, or has no such signature.
 
     Example:
         >>> import tempfile, tensorflow as tf
@@ -37,13 +42,16 @@ class TFLiteModel:
         ({'x': (1, 3)}, [8.0, 10.0, 12.0])
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1):
+    def __init__(self, path: str | Path, *, threads: int = 1, signature: str | None = None):
         self.path = Path(path)
         self.threads = positive_int("threads", threads)
+        self.signature = signature
         if not self.path.is_file():
             raise InputError(f"path: got {str(path)!r}, which is no file, allowed: an existing .tflite file")
         try:
             self._load()
+        except InputError:
+            raise
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"path: got {str(path)!r}, which the interpreter does not load "
@@ -53,7 +61,13 @@ class TFLiteModel:
     def _load(self) -> None:
         self._interpreter = Interpreter(model_path=str(self.path), num_threads=self.threads)
         self._interpreter.allocate_tensors()
-        self._inputs, self._outputs = _signature(self._interpreter)
+        self.signatures = tuple(self._interpreter.get_signature_list())
+        if self.signature is not None and self.signature not in self.signatures:
+            raise refuse("signature", self.signature, ", ".join(("None", *self.signatures)))
+        named = self.signature is not None and len(self.signatures) > 1
+        # while a runner lives, the interpreter itself refuses to invoke
+        self._runner = self._interpreter.get_signature_runner(self.signature) if named else None
+        self._inputs, self._outputs = _signature(self._interpreter, self._runner)
         self._shapes = {name: tuple(int(i) for i in d["shape"]) for name, d in self._inputs.items()}
         operations = {operation["op_name"] for operation in self._interpreter._get_ops_details()}
         self._keeps_resources = "ASSIGN_VARIABLE" in operations
@@ -71,7 +85,12 @@ class TFLiteModel:
         """NumPy type by input name."""
         return {name: np.dtype(details["dtype"]) for name, details in self._inputs.items()}
 
-    def predict(self, x: Any, batch: int = 1) -> np.ndarray | dict[str, np.ndarray]:
+    @property
+    def batch(self) -> int:
+        """How many samples an invoke takes as the file is; 1 where it leaves that open."""
+        return max([1, *(int(d["shape"][0]) for d in self._inputs.values() if len(d["shape"]))])
+
+    def predict(self, x: Any, batch: int | None = None) -> np.ndarray | dict[str, np.ndarray]:
         """The outputs for every sample of `x`.
 
         Real numbers for a quantized input are quantized with the file's own scale and zero point (whole
@@ -79,7 +98,8 @@ class TFLiteModel:
 
         Args:
             x: an array (n, ...) for a file with one input, else a dict by input name; n >= 1.
-            batch: samples per invoke, >= 1; more than 1 needs a file that can be resized.
+            batch: samples per invoke, >= 1; another one than the file's own needs a file that can be resized.
+                None takes the file's own and fills the last batch up with copies of the last sample.
 
         Returns:
             An array (n, ...) for a file with one output, else a dict by output name.
@@ -87,22 +107,30 @@ class TFLiteModel:
         Raises:
             InputError: if `x` does not fit the file, or the file does not work with that batch.
         """
-        batch = positive_int("batch", batch)
+        size = self.batch if batch is None else positive_int("batch", batch)
         arrays = self._checked(x)
         count = len(next(iter(arrays.values())))
-        parts = [
-            self._invoke({name: array[i : i + batch] for name, array in arrays.items()})
-            for i in range(0, count, batch)
-        ]
+        parts = []
+        for i in range(0, count, size):
+            part = {name: array[i : i + size] for name, array in arrays.items()}
+            if batch is None:
+                part = {name: filled(array, size) for name, array in part.items()}
+            parts.append(self._invoke(part))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+        wanted = len(parts) * size if batch is None else count
         for name, array in outputs.items():
-            if len(array) != count:
-                raise InputError(f"batch: got {batch}, allowed for this file: 1 (output {name!r} ignores it)")
+            if len(array) != wanted:
+                raise InputError(f"batch: got {size}, allowed for this file: 1 (output {name!r} ignores it)")
+        outputs = {name: array[:count] for name, array in outputs.items()}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def prepare(self, sample: Mapping[str, np.ndarray]) -> Callable[[], None]:
         """Set one sample, by input name with the batch axis; the function returned runs the file once."""
-        for name, array in self._checked(sample).items():
+        arrays = self._checked(sample)
+        if self._runner is not None:
+            runner = self._runner
+            return lambda: runner(**arrays)
+        for name, array in arrays.items():
             self._interpreter.set_tensor(self._inputs[name]["index"], array)
         return self._interpreter.invoke
 
@@ -135,6 +163,10 @@ class TFLiteModel:
         interpreter = self._interpreter
         shapes = {name: array.shape for name, array in arrays.items()}
         try:
+            if self._runner is not None:
+                interpreter.reset_all_variables()
+                results = self._runner(**arrays)
+                return {name: _real(results[name], details) for name, details in self._outputs.items()}
             if shapes != self._shapes:
                 for name, shape in shapes.items():
                     interpreter.resize_tensor_input(self._inputs[name]["index"], shape)
@@ -156,13 +188,26 @@ class TFLiteModel:
         }
 
 
-def _signature(interpreter: Interpreter) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Details of inputs and outputs by name: those of the only signature, else the names of the tensors."""
+def _signature(interpreter: Interpreter, runner: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Details of inputs and outputs by name: those of a runner or the only signature, else names of tensors."""
+    if runner is not None:
+        return runner.get_input_details(), runner.get_output_details()
     if len(interpreter.get_signature_list()) != 1:
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         return {d["name"]: d for d in inputs}, {d["name"]: d for d in outputs}
-    runner = interpreter.get_signature_runner()  # while it lives, the interpreter refuses to invoke
+    runner = interpreter.get_signature_runner()
     return runner.get_input_details(), runner.get_output_details()
+
+
+def filled(array: np.ndarray, size: int) -> np.ndarray:
+    """`array` with copies of its last sample behind it, `size` samples in all.
+
+    Example:
+        >>> filled(np.array([[1], [2]]), 4).ravel().tolist()
+        [1, 2, 2, 2]
+    """
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
 
 
 def _quantized(array: np.ndarray, details: dict[str, Any]) -> np.ndarray:

@@ -1,12 +1,23 @@
-"""Models of many kinds, exported once: starting the converter takes seconds, one conversion tenths of one."""
+"""Models of many kinds, each exported when a test first asks for it, with the converter in the test's process.
 
+Starting a process for the converter takes seconds, one conversion tenths of one; the process has its own tests
+(test_converter_process).
+"""
+
+from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+
+from keras_aeprune.export import _convert
+from keras_aeprune.export.convert import ConversionError
+from keras_aeprune.models.dense import dense
 
 # keras_aeprune.export.tflite is the function; the module of the same name is reached like this
 tflite_module = import_module("keras_aeprune.export.tflite")
@@ -123,10 +134,71 @@ def dead():
     return keras.Model(x, kl.Dense(20, use_bias=False)(encoder(x)), name="dead")
 
 
-@pytest.fixture
-def make_nested():
-    """The function that makes the model `exported["nested"]` as it was before it was exported."""
-    return nested
+def sparse(block=1):
+    """64-128-64 with about 0.9 zeros in each kernel, in blocks of so many inputs."""
+    keras.utils.set_random_seed(8)
+    model = keras.Sequential([keras.Input((64,)), kl.Dense(128, "relu", name="hidden"), kl.Dense(64)])
+    generator = np.random.default_rng(8)
+    for layer in model.layers:
+        kernel, bias = layer.get_weights()
+        kept = generator.random((kernel.shape[0] // block, kernel.shape[1])).repeat(block, axis=0) > 0.9
+        layer.set_weights([kernel * kept, bias])
+    return model
+
+
+def halves():
+    """An autoencoder with .encoder and .decoder."""
+    keras.utils.set_random_seed(9)
+    return dense((48,), 6, hidden_units=(40,))
+
+
+def sequences(steps=3):
+    """A loop in a nested model and a bidirectional one beside it."""
+    keras.utils.set_random_seed(10)
+    encoder = keras.Sequential(
+        [keras.Input((steps, 3)), kl.Bidirectional(kl.SimpleRNN(6), name="both")], name="encoder"
+    )
+    x = keras.Input((steps, 3), name="x")
+    code = kl.RepeatVector(2)(encoder(x))
+    return keras.Model(x, kl.Dense(2)(kl.GRU(7, return_sequences=True, name="gru")(code)), name="sequences")
+
+
+def with_dead_units():
+    """Of 32 hidden units 20 get nothing (and a bias that a ReLU lets through) and 4 are not taken up."""
+    keras.utils.set_random_seed(11)
+    layers = [kl.Dense(32, "relu", bias_initializer="ones", name="hidden"), kl.Dense(16, name="last")]
+    model = keras.Sequential([keras.Input((16,)), *layers])
+    for layer, place in zip(layers, ((slice(None), slice(20)), (slice(28, 32), slice(None))), strict=True):
+        kernel, bias = layer.get_weights()
+        kernel[place] = 0
+        layer.set_weights([kernel, bias])
+    return model
+
+
+@contextmanager
+def here():
+    """Convert in this process while the block runs."""
+
+    def convert(jobs, folder):
+        return [_one(job) for job in jobs]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tflite_module, "convert", convert)
+        yield
+
+
+def _one(job):
+    try:
+        job.output.write_bytes(_convert.convert(job.request()))
+    except Exception as error:
+        return ConversionError(f"{job.precision.name} conversion failed: {error}")
+
+
+@pytest.fixture(scope="module")
+def in_this_process():
+    """No process of its own for the converter during the tests of a module."""
+    with here():
+        yield
 
 
 @dataclass
@@ -138,31 +210,93 @@ class Exported:
     files: dict
 
 
+class OnDemand(Mapping):
+    """`Exported` by name, made on first use, together with those whose names begin with the same word.
+
+    `wanted` holds by name a function that gives model, data, precisions and options.
+    """
+
+    def __init__(self, folder, wanted):
+        self._folder, self._wanted, self._made = folder, wanted, {}
+
+    def __iter__(self):
+        return iter(self._wanted)
+
+    def __len__(self):
+        return len(self._wanted)
+
+    def __getitem__(self, name):
+        if name not in self._made:
+            self._make([other for other in self._wanted if other.split("_")[0] == name.split("_")[0]])
+        return self._made[name]
+
+    def _make(self, names):
+        rows = [self._wanted[name]() for name in names]
+        requests = [
+            request_module.request(
+                model, {q: self._folder / f"{name}_{q}.tflite" for q in precisions}, data, **options
+            )
+            for name, (model, data, precisions, options) in zip(names, rows, strict=True)
+        ]
+        with here():
+            outcomes = tflite_module.export(requests, all_or_none=False)
+        for name, (model, data, precisions, _), outcome in zip(names, rows, outcomes, strict=True):
+            self._made[name] = Exported(model, data, dict(zip(precisions, outcome, strict=True)))
+
+
 @pytest.fixture(scope="package")
 def exported(tmp_path_factory):
-    """Every model at its precisions, by name, from one start of the converter."""
+    """Models of many kinds at their precisions."""
     folder = tmp_path_factory.mktemp("exported")
-    ae = nested()
-    ae.save(folder / "nested.keras")
+    ae = cache(nested)
+
+    def reloaded():
+        ae().save(folder / "nested.keras")
+        return keras.models.load_model(folder / "nested.keras")
+
     inputs = {"alpha": uniform(100, 6), "zeta": 50 * uniform(100, 6, seed=1) - 25}
-    wanted = {
-        "nested": (ae, uniform(100, 64), ALL),
-        "nested_again": (ae, uniform(100, 64), ("int8",)),
-        "nested_reloaded": (keras.models.load_model(folder / "nested.keras"), None, (None,)),
-        "subclassed": (subclassed(), uniform(100, 20), (None, "int8")),
-        "convolutional": (convolutional(), uniform(100, 16, 16, 1), (None, "int8")),
-        "recurrent": (recurrent(), uniform(100, 5, 3), (None, "int8")),
-        "unrolled": (recurrent(unroll=True), uniform(100, 5, 3), (None, "int8")),
-        "two_inputs": (two_inputs(), inputs, (None, "int8")),
-        "pruned": (pruned(), uniform(100, 64), (None,)),
-        "dead": (dead(), uniform(100, 20), ("int8",)),
-    }
-    requests = [
-        request_module.request(model, {q: folder / f"{name}_{q}.tflite" for q in precisions}, data)
-        for name, (model, data, precisions) in wanted.items()
-    ]
-    outcomes = tflite_module.export(requests, all_or_none=False)
-    return {
-        name: Exported(model, data, dict(zip(precisions, outcome, strict=True)))
-        for (name, (model, data, precisions)), outcome in zip(wanted.items(), outcomes, strict=True)
-    }
+    both = (None, "int8")
+    return OnDemand(
+        folder,
+        {
+            "nested": lambda: (ae(), uniform(100, 64), ALL, {}),
+            "nested_again": lambda: (ae(), uniform(100, 64), ("int8",), {}),
+            "nested_reloaded": lambda: (reloaded(), None, (None,), {}),
+            "subclassed": lambda: (subclassed(), uniform(100, 20), both, {}),
+            "convolutional": lambda: (convolutional(), uniform(100, 16, 16, 1), both, {}),
+            "recurrent": lambda: (recurrent(), uniform(100, 5, 3), both, {}),
+            "unrolled": lambda: (recurrent(unroll=True), uniform(100, 5, 3), both, {}),
+            "two_inputs": lambda: (two_inputs(), inputs, both, {}),
+            "pruned": lambda: (pruned(), uniform(100, 64), (None,), {}),
+            "dead": lambda: (dead(), uniform(100, 20), ("int8",), {}),
+        },
+    )
+
+
+@pytest.fixture(scope="package")
+def featured(tmp_path_factory):
+    """Models with each option of the exporter."""
+    codes = {"parts": ("encoder", "decoder"), "metadata": {"labels": ["low", "high"]}}
+    three = {"parts": ("autoencoder", "encoder", "decoder")}
+    return OnDemand(
+        tmp_path_factory.mktemp("featured"),
+        {
+            "sparse": lambda: (sparse(), uniform(64, 64), ("smallest", None), {}),
+            "sparse_off": lambda: (sparse(), uniform(64, 64), (None,), {"sparse": False, "batch": 7}),
+            "blocks": lambda: (sparse(block=4), uniform(64, 64), ("float16",), {}),
+            "parts": lambda: (halves(), uniform(64, 48), (None, "int8"), codes),
+            "three_parts": lambda: (halves(), uniform(64, 48), (None,), three),
+            "batch": lambda: (halves(), uniform(64, 48), (None, "int8_io", "int16x8"), {"batch": 7}),
+            "int8": lambda: (halves(), uniform(64, 48), ("int8",), {}),
+            "unrolled": lambda: (sequences(), uniform(64, 3, 3), (None, "int8"), {}),
+            "rolled": lambda: (sequences(), uniform(64, 3, 3), (None,), {"unroll": False}),
+            "many_steps": lambda: (sequences(65), uniform(64, 65, 3), (None,), {}),
+            "dead_units": lambda: (with_dead_units(), None, (None,), {}),
+        },
+    )
+
+
+@pytest.fixture
+def make_nested():
+    """The function that makes the model `exported["nested"]` as it was before it was exported."""
+    return nested

@@ -11,10 +11,11 @@ import tensorflow as tf
 
 import keras_aeprune as kap
 from keras_aeprune._validation import InputError
-from keras_aeprune.export import ConversionError, ExportMismatch, convert
+from keras_aeprune.export import ConversionError, ExportMismatch, _convert, convert
 from keras_aeprune.export.inputs import inputs_of
 from keras_aeprune.export.precisions import PRECISIONS
-from keras_aeprune.export.trace import write_saved_model
+from keras_aeprune.export.signatures import SIGNATURE
+from keras_aeprune.export.trace import Endpoint, write_saved_model
 
 tflite_module = import_module("keras_aeprune.export.tflite")
 
@@ -64,14 +65,20 @@ def test_request_tells_the_converter_what_the_table_says(tmp_path):
 
 
 def test_calibrating_a_rolled_lstm_crashes_only_the_converter(tmp_path):
-    """Why int8 is refused for recurrent loops. If this stops crashing, the refusal can go."""
+    """Why int8 is refused for recurrent loops. If this stops crashing, the refusal can go.
+
+    The float32 file before it is there, and has the bytes that the converter gives in this process.
+    """
     model = keras.Sequential([keras.Input((6, 2)), keras.layers.LSTM(4)])
     inputs = inputs_of(model)
-    write_saved_model(model, inputs, [(6, 2)], tmp_path / "saved")
+    write_saved_model([Endpoint(SIGNATURE, model, inputs, ((6, 2),))], tmp_path / "saved")
     np.save(tmp_path / "x.npy", np.ones((4, 6, 2), "float32"))
-    calibration = {inputs.items[0].name: tmp_path / "x.npy"}
+    calibration = {SIGNATURE: {inputs.items[0].name: tmp_path / "x.npy"}}
+    good = convert.Job(tmp_path / "saved", tmp_path / "good.tflite", PRECISIONS["float32"])
     job = convert.Job(tmp_path / "saved", tmp_path / "a.tflite", PRECISIONS["int8"], calibration)
-    (error,) = convert.convert([job], tmp_path)
+    nothing, error = convert.convert([good, job], tmp_path)
+    assert nothing is None
+    assert good.output.read_bytes() == _convert.convert(good.request())
     assert type(error) is ConversionError
     assert signal.Signals.SIGSEGV.name in str(error)
     assert not job.output.exists()
@@ -95,8 +102,10 @@ def test_weights_are_counted_that_must_be_in_the_file(tmp_path):
 
     model = Model()
     model(np.ones((1, 4), "float32"))
-    traced = write_saved_model(model, inputs_of(model), [(4,)], tmp_path / "saved")
+    traced = write_saved_model([Endpoint(SIGNATURE, model, inputs_of(model), ((4,),))], tmp_path / "saved")
     assert traced.kernel_count == 4 * 3 + 3 * 5
+    assert traced.kernel_nonzeros == 3 * 5
+    assert traced.zeros_pay
     assert not traced.has_loop
 
 
@@ -159,8 +168,8 @@ def test_file_that_does_not_load_is_a_conversion_error(tmp_path, converter_gives
 
 
 def test_one_bad_precision_keeps_all_files_back_unless_errors_are_returned(tmp_path, monkeypatch):
-    """Of two precisions the second fails in the converter."""
-    model = dense(4, kernel_initializer="identity")
+    """Of two precisions the second fails in the converter; a kernel without zeros is tried in one coding only."""
+    model = dense(4)
     content = in_process(lambda x: model(x), (1, 4))
 
     def fake(jobs, folder):
@@ -184,3 +193,12 @@ def test_model_that_returns_nan_is_not_compared(tmp_path, converter_gives):
     converter_gives(in_process(lambda x: model(x), (1, 4)))
     with pytest.raises(InputError, match="NaN or infinite in output_0 on 64 samples"):
         kap.export.tflite(model, tmp_path / "a.tflite")
+
+
+def test_a_line_is_written_where_it_is_asked_for(tmp_path, converter_gives, capsys):
+    model = dense(4)
+    converter_gives(in_process(lambda x: model(x), (1, 4)))
+    kap.export.tflite(model, tmp_path / "a.tflite")
+    assert capsys.readouterr() == ("", "")
+    kap.export.tflite(model, tmp_path / "a.tflite", progress=True)
+    assert capsys.readouterr() == ("", "1 file to convert and compare\n")

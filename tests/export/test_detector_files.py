@@ -10,15 +10,17 @@ import keras_aeprune as kap
 from keras_aeprune._validation import InputError
 from keras_aeprune.datasets.scaling import Scaling
 from keras_aeprune.export import ExportedFile, ExportMismatch, TFLiteModel
+from keras_aeprune.export.check import check_flags
 from keras_aeprune.export.precisions import PRECISIONS
 from keras_aeprune.models.anomaly import AnomalyDetector
 from keras_aeprune.models.dense import dense
 from keras_aeprune.models.ranking import auc
 
-check_module = import_module("keras_aeprune.export.check")
 tflite_module = import_module("keras_aeprune.export.tflite")
 request_module = import_module("keras_aeprune.export.request")
 ALL = (None, "float16", "dynamic", "int8")
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def waves(count, seed, *, broken=False):
@@ -104,9 +106,8 @@ def test_a_detector_without_a_threshold_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_flags_that_the_scores_do_not_explain_are_refused(detector, raw, tmp_path):
+def test_flags_that_the_scores_do_not_explain_are_refused(detector, raw):
     x = raw[0]
-    asked = request_module.request(detector, {None: tmp_path / "d.tflite"}, x)
     scores = detector.scores(x).astype("float32")
     expected = {"score": scores, "anomaly": (scores > detector.threshold).astype("float32")}
     near = int(np.abs(scores - detector.threshold).argmin())
@@ -114,9 +115,9 @@ def test_flags_that_the_scores_do_not_explain_are_refused(detector, raw, tmp_pat
     got = {name: values.copy() for name, values in expected.items()}
     got["anomaly"][near] = 1 - got["anomaly"][near]
     with pytest.raises(ExportMismatch, match="judges 1 of 200 samples otherwise"):
-        check_module._check_flags(asked, PRECISIONS["float32"], expected, got)
+        check_flags("float32", "ae", expected, got, detector.threshold)
     got["score"] = scores + np.float32(2 * distance)
-    check_module._check_flags(asked, PRECISIONS["float32"], expected, got)
+    check_flags("float32", "ae", expected, got, detector.threshold)
 
 
 def test_a_model_that_returns_a_dict_keeps_its_names(files):

@@ -10,15 +10,14 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_aeprune as kap
-from keras_aeprune._validation import InputError
 from keras_aeprune.export.check import ExportedFile
 from keras_aeprune.export.precisions import PRECISIONS
 
 GOOD = [
     *(("nested", q) for q in (None, "float16", "dynamic", "int8")),
-    *((name, q) for name in ("subclassed", "convolutional", "unrolled") for q in (None, "int8")),
+    *((name, q) for name in ("subclassed", "convolutional", "recurrent", "unrolled") for q in (None, "int8")),
     *(("two_inputs", q) for q in (None, "int8")),
-    *((name, None) for name in ("recurrent", "pruned", "nested_reloaded")),
+    *((name, None) for name in ("pruned", "nested_reloaded")),
 ]
 
 
@@ -133,20 +132,22 @@ def test_export_leaves_the_model_and_its_training_as_they_were(exported, make_ne
         np.testing.assert_array_equal(mine, twin)
 
 
-def test_rolled_recurrent_model_is_refused_for_int8_and_written_otherwise(exported):
-    files = exported["recurrent"].files
-    assert isinstance(files["int8"], InputError)
-    assert "recurrent loop (lstm)" in str(files["int8"])
-    assert "unroll=True" in str(files["int8"])
-    assert files[None].path.exists()
+def test_rolled_recurrent_model_is_unrolled_in_the_file_only(exported):
+    files, twin = exported["recurrent"].files, exported["unrolled"].files
+    assert all(file.unrolled for file in files.values())
+    assert not any(file.unrolled for file in twin.values())
+    assert files["int8"].bytes == pytest.approx(twin["int8"].bytes, rel=0.05)  # the names in it differ
+    assert not exported["recurrent"].model.get_layer("lstm").unroll
 
 
-def test_layer_that_is_dead_on_the_calibration_data_is_named(exported):
-    error = exported["dead"].files["int8"]
-    assert isinstance(error, (kap.export.ConversionError, kap.export.ExportMismatch))
-    assert "dead on the 100 calibration samples" in str(error)
-    assert ": encoder/silent;" in str(error)
-    assert "\n" not in str(error)
+def test_layer_that_is_dead_on_the_calibration_data_is_cut_out_of_the_int8_file(exported):
+    file = exported["dead"].files["int8"]
+    assert isinstance(file, ExportedFile), file
+    assert file.removed_units >= 15 + 15
+    assert any("encoder/below: units that are constant on the 100 calibration samples" in n for n in file.notes)
+    x = exported["dead"].data
+    assert not kap.export.TFLiteModel(file.path).predict(x).any()
+    assert not np.asarray(exported["dead"].model(x)).any()
 
 
 def test_only_good_files_are_left(exported):

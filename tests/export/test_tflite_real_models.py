@@ -11,6 +11,8 @@ from keras_aeprune.export import ExportedFile, TFLiteModel
 tflite_module = import_module("keras_aeprune.export.tflite")
 request_module = import_module("keras_aeprune.export.request")
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 @pytest.fixture(scope="module")
 def digits(real_data):
@@ -22,13 +24,13 @@ def digits(real_data):
 def files(real_data, digits, tmp_path_factory):
     """Dense, convolutional (two UpSampling2D stages) and anomaly-detection autoencoders, a residual net."""
     folder = tmp_path_factory.mktemp("real")
-    x = np.float32(digits[0][:128] / 255)
+    x = np.float32(digits[0][:64] / 255)
     frames = np.load(real_data / "data" / "toycar_logmel.npz")["x"]
-    pictures = np.load(real_data / "data" / "cifar10_small.npz")["x_train"][:128]
+    pictures = np.load(real_data / "data" / "cifar10_small.npz")["x_train"][:32]
     wanted = {
-        "mnist_dense_ae_keras3.h5": (x.reshape(128, 784), (None, "float16", "dynamic", "int8")),
+        "mnist_dense_ae_keras3.h5": (x.reshape(64, 784), (None, "float16", "dynamic", "int8")),
         "mnist_conv_ae.h5": (x[..., None], (None, "int8")),
-        "mlperf_tiny_ad01.h5": (np.stack([frames[i : i + 5].ravel() for i in range(196)]), (None, "int8")),
+        "mlperf_tiny_ad01.h5": (np.stack([frames[i : i + 5].ravel() for i in range(64)]), (None, "int8")),
         "mlperf_tiny_resnet8.h5": (np.float32(pictures), ("float16", "int8")),
     }
     requests = []
