@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_aeprune import _plots
-from keras_aeprune._files import writable_folder, writing
-from keras_aeprune._validation import InputError, shown
+from keras_aeprune._validation import InputError
 from keras_aeprune._version import __version__
-from keras_aeprune.report.style import STYLE
+from keras_aeprune.report.markup import (
+    WORDS,
+    bullets,
+    document,
+    json_text,
+    pairs,
+    picture,
+    plain,
+    signs,
+    table,
+    write_pair,
+)
 from keras_aeprune.report.text import (
     best_file,
     by_name,
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["page", "write"]
 
-_WORDS = "note"  # the one column of words, aligned to the left
 _NEEDED = ("rows", "data", "settings")
 _CAPTIONS = {
     "reconstructions": ("Reconstructions", "Test samples, and what each model makes of them."),
@@ -70,26 +76,21 @@ def page(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         raise InputError(f"report: got no {missing[0]!r}, allowed: a report with {', '.join(_NEEDED)}")
     name = str(report["data"].get("name", "data"))
     parts = [
-        f"<h1>{_signs(headline(report))}</h1>",
+        f"<h1>{signs(headline(report))}</h1>",
         f'<p class="about">{escape(_about(report))}</p>',
         f"<section><h2>Compared</h2>{_rows(report)}</section>",
         '<div class="pictures">',
         *(_picture(key, figure) for key, figure in figures.items()),
         "</div>",
         _shrinking(report.get("shrinking")),
-        f"<section><h2>Good to know</h2>{_list(notes(report))}</section>",
+        f"<section><h2>Good to know</h2>{bullets(notes(report))}</section>",
         _usage(report),
-        f"<section><h2>What was done</h2>{_pairs(_done(report))}</section>",
+        f"<section><h2>What was done</h2>{pairs(_done(report))}</section>",
         _layers(report.get("layers", [])),
         _machine(report.get("measured_on_this_machine", {})),
         f"<footer>Written by keras_aeprune {escape(__version__)}; all numbers are in report.json.</footer>",
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(name)}: compression report</title>\n<style>{STYLE}</style>\n</head>\n"
-        "<body>\n<main>\n" + "\n".join(part for part in parts if part) + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(f"{name}: compression report", parts)
 
 
 def write(report: Mapping[str, Any], figures: Mapping[str, Figure], *, folder: str | Path) -> tuple[Path, Path]:
@@ -115,48 +116,15 @@ def write(report: Mapping[str, Any], figures: Mapping[str, Figure], *, folder: s
         ...     [path.name for path in write(report, {}, folder=folder)]
         ['report.json', 'report.html']
     """
-    for place, value in _not_plain(report, "report"):
-        raise InputError(
-            f"{place}: got {shown(value)}, allowed: finite numbers, text, true, false, null, lists and dicts "
-            "with text keys; convert arrays with .tolist() and leave out what was not measured"
-        )
-    text = json.dumps(report, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    whole = page(report, figures)
-    folder = writable_folder("folder", folder)
-    json_path, html_path = folder / "report.json", folder / "report.html"
-    try:
-        with writing(json_path) as first, writing(html_path) as second:
-            first.write_text(text, encoding="utf-8", newline="\n")
-            second.write_text(whole, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise InputError(
-            f"folder: got {shown(str(folder))} ({error.strerror}), allowed: a folder with room to write in"
-        ) from error
-    return json_path, html_path
-
-
-def _not_plain(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Places and values that are not plain JSON."""
-    if type(value) is dict:
-        for key, inner in value.items():
-            if type(key) is not str:
-                yield f"{place} key", key
-            yield from _not_plain(inner, f"{place}.{key}")
-    elif type(value) in (list, tuple):
-        for index, inner in enumerate(value):
-            yield from _not_plain(inner, f"{place}[{index}]")
-    elif type(value) is float:
-        if not math.isfinite(value):
-            yield place, value
-    elif value is not None and type(value) not in (str, int, bool):
-        yield place, value
+    json_text(report)  # refused before the page is made
+    return write_pair(report, page(report, figures), folder)
 
 
 def _about(report: Mapping[str, Any]) -> str:
     data = report["data"]
     said = [str(data.get("name", "data"))]
     if "sample_shape" in data:
-        said.append(f"samples of shape {_plain(data['sample_shape'], ' x ')}")
+        said.append(f"samples of shape {plain(data['sample_shape'], ' x ')}")
     if "encoding_dim" in report["settings"]:
         width = report["settings"]["encoding_dim"]
         narrow = report.get("shrinking", {}).get("encoding_dim", width)
@@ -180,25 +148,7 @@ def _rows(report: Mapping[str, Any]) -> str:
     titles = [title for title, cell in cells.items() if any(cell(row) for row in known.values())]
     lines = [(str(row["label"]), [cells[title](row) for title in titles]) for row in known.values()]
     marked = list(known.values()).index(best) if best is not None else None
-    return _table(titles, lines, marked=marked) + f'<p class="about">{escape(_legend(titles))}</p>'
-
-
-def _table(titles: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]], *, marked: int | None = None) -> str:
-    """Lines of a label and right-aligned cells; on a narrow screen each line becomes a small card."""
-    body = []
-    for index, (label, values) in enumerate(lines):
-        cells = [f'<th scope="row">{escape(label)}</th>']
-        for title, value in zip(titles, values, strict=True):
-            words = ' class="words"' if title == _WORDS else ""
-            cells.append(f'<td{words} data-label="{escape(title)}">{_signs(value)}</td>')
-        best = ' class="best"' if index == marked else ""
-        body.append(f"<tr{best}>{''.join(cells)}</tr>")
-    words = {title: ' class="words"' if title == _WORDS else "" for title in titles}
-    head = "".join(f'<th{words[title]} scope="col">{escape(title)}</th>' for title in titles)
-    return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+    return table(titles, lines, marked=marked) + f'<p class="about">{escape(_legend(titles))}</p>'
 
 
 def _legend(titles: Sequence[str]) -> str:
@@ -211,20 +161,9 @@ def _legend(titles: Sequence[str]) -> str:
     return "; ".join(f"{title}: {meaning}" for title, meaning in said.items() if title in titles)
 
 
-def _signs(text: str) -> str:
-    """Escaped text with the signs that a page can show: times, micro, and no line end before a unit."""
-    text = re.sub(r"(?<=\d)x\b", "&times;", escape(text))
-    text = re.sub(r"(?<=\d )us\b", "&micro;s", text)
-    return re.sub(r"(?<=\d) (?=(?:B|kB|MB|ms|&micro;s)\b)", "&nbsp;", text)
-
-
 def _picture(name: str, figure: Figure) -> str:
     title, caption = _CAPTIONS.get(name, (name.replace("_", " ").capitalize(), ""))
-    drawn = _plots.svg(figure, name).replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {caption}".strip())}" ', 1
-    )
-    wide = ' class="wide"' if name == "reconstructions" else ""
-    return f"<figure{wide}><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>{drawn}</figure>"
+    return picture(name, figure, title, caption)
 
 
 def _usage(report: Mapping[str, Any]) -> str:
@@ -310,10 +249,10 @@ def _shrinking(shrinking: Mapping[str, Any] | None) -> str:
     about = f"Errors are on the validation samples, after each round's training. It ended: {shrinking['stopped']}."
     return (
         "<section><h2>Cut smaller, round by round</h2>"
-        + _table(["parameters", "multiplications", "error", "vs dense", _WORDS], rounds)
+        + table(["parameters", "multiplications", "error", "vs dense", WORDS], rounds)
         + f'<p class="about">{escape(about)}</p></section>'
         + "<section><h2>What is left of each layer</h2>"
-        + _table(["kind", "units", "parameters", "multiplications"], layers)
+        + table(["kind", "units", "parameters", "multiplications"], layers)
         + "</section>"
     )
 
@@ -331,44 +270,22 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
     for layer in layers:
         asked = "" if layer.get("asked") is None else f"{layer['asked']:.3f}"
         note = ", ".join(str(layer[key]) for key in ("pattern", "reason") if layer.get(key))
-        shape = _plain(layer.get("shape", ()), " x ")
+        shape = plain(layer.get("shape", ()), " x ")
         lines.append(
             (str(layer["path"]), [shape, f"{layer['weights']:,}", asked, f"{layer['reached']:.4f}", note])
         )
-    titles = ["shape", "weights", "asked", "reached", _WORDS]
-    return f"<details><summary>Every kernel</summary>{_table(titles, lines)}</details>"
+    titles = ["shape", "weights", "asked", "reached", WORDS]
+    return f"<details><summary>Every kernel</summary>{table(titles, lines)}</details>"
 
 
 def _machine(measured: Mapping[str, Any]) -> str:
-    pairs = list(measured.get("environment", {}).items())
+    found = list(measured.get("environment", {}).items())
     for row in measured.get("latency", []):
         spread = ""
         if "p10_us" in row and "p90_us" in row:
             spread = f", middle 80 of 100 runs {time_text(row['p10_us'])} to {time_text(row['p90_us'])}"
         threads = f", {row['threads']} thread{'s' * (row['threads'] != 1)}" if "threads" in row else ""
-        pairs.append((f"{row['name']}", f"median {time_text(row['median_us'])}{spread}{threads}"))
-    if not pairs:
+        found.append((f"{row['name']}", f"median {time_text(row['median_us'])}{spread}{threads}"))
+    if not found:
         return ""
-    return f"<details><summary>The machine, and the times on it</summary>{_pairs(pairs)}</details>"
-
-
-def _pairs(pairs: Any) -> str:
-    inner = "".join(
-        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>" for key, value in pairs
-    )
-    return f"<dl>{inner}</dl>"
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_signs(sentence)}</li>' for sentence in sentences)}</ul>"
-
-
-def _plain(value: Any, between: str = ", ") -> str:
-    """A settings value in words."""
-    if isinstance(value, Mapping):
-        return between.join(f"{str(key).replace('_', ' ')} {_plain(inner)}" for key, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return between.join(map(_plain, value)) or "none"
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    return str(value)
+    return f"<details><summary>The machine, and the times on it</summary>{pairs(found)}</details>"

@@ -229,7 +229,7 @@ def macs(model: keras.Model) -> dict[str, Any]:
     _built(model)
     by_layer: dict[str, int] = {}
     not_counted: dict[str, None] = {}  # a dict keeps the order and each line once
-    for path, layer, shape in _calls(model, ""):
+    for path, layer, shape in calls(model, ""):
         kind = type(layer).__name__
         work, reason = None, f"no rule for layer kind {kind}"
         if type(layer) in _WORK:
@@ -245,7 +245,7 @@ def macs(model: keras.Model) -> dict[str, Any]:
     return {"macs": sum(by_layer.values()), "by_layer": by_layer, "not_counted": list(not_counted)}
 
 
-def _calls(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, tuple | None]]:
+def calls(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, tuple | None]]:
     """(path, layer, shape of its first input) for every call of a layer that is not a model itself."""
     functional = getattr(model, "_functional", None) or model
     if hasattr(functional, "_nodes_by_depth"):
@@ -258,7 +258,7 @@ def _calls(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, tuple | 
     for layer, shape in children:
         path = f"{prefix}/{layer.name}" if prefix else layer.name
         if isinstance(layer, keras.Model):
-            yield from _calls(layer, path)
+            yield from calls(layer, path)
         else:
             yield path, layer, shape
 

@@ -246,7 +246,7 @@ def size_against_error(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(xlabel="file (full), gzip of it (hollow)", ylabel="test MSE")
     lines = [known[name] for name in ("mean", "pca") if name in known]
     errors = [row["test_mse"] for row in [*files, *lines]]
-    _error_axis(axes, errors, log=min(errors) > 0)
+    error_axis(axes, errors, log=min(errors) > 0)
     right = sum(size > math.sqrt(min(sizes) * max(sizes)) for size in sizes) > len(sizes) / 2
     for row in lines:
         _level(axes, row, "left" if right else "right")
@@ -264,7 +264,8 @@ def _short(row: Mapping[str, Any]) -> str:
     return str(row["label"]).removeprefix("autoencoder, ").removesuffix(".tflite").strip()
 
 
-def _error_axis(axes: Any, errors: Sequence[float], *, log: bool) -> None:
+def error_axis(axes: Any, errors: Sequence[float], *, log: bool) -> None:
+    """Limits and ticks of an axis of errors."""
     if log:
         axes.set_yscale("log")
         axes.set_ylim(min(errors) / 1.45, max(errors) * 1.45)
@@ -324,7 +325,7 @@ def error_against_width(curve: Mapping[str, Sequence[float]], rows: Sequence[Map
     marks = [known[name] for name in ("dense", "pruned") if name in known and "numbers" in known.get("pca", {})]
     marks += [known[name] for name in ("shrunk",) if "numbers" in known.get(name, {})]
     lines = [known["mean"]] if "mean" in known else []
-    _error_axis(axes, errors + [row["test_mse"] for row in marks + lines], log=False)
+    error_axis(axes, errors + [row["test_mse"] for row in marks + lines], log=False)
     for row in lines:
         _level(axes, row, "right")
     axes.set(xlabel="numbers kept per sample", ylabel="test MSE")
