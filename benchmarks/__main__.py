@@ -39,8 +39,20 @@ NAMES = (
     "two_workers",
     "compensation",
     "shrinking",
+    "shrinking_convolutional",
+    "lenet",
+    "export_kinds",
+    "mlperf_anomaly",
 )
-HEADLINES = ("main_job", "shrinking", "all_criteria", "reconstruction", "few_labels", "width_search")
+HEADLINES = (
+    "main_job",
+    "shrinking",
+    "shrinking_convolutional",
+    "all_criteria",
+    "reconstruction",
+    "few_labels",
+    "width_search",
+)
 
 
 def main() -> int:

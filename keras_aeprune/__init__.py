@@ -10,11 +10,12 @@ The rooms, each loaded on first use:
 - `keras_aeprune.sparsity`    masks, `Prune`, `KeepSparse`, `sparsity_table`
 - `keras_aeprune.criteria`    which weights matter
 - `keras_aeprune.calibration` representative inputs: real, generated, noise
+- `keras_aeprune.compression` shared weights, training for int8, distillation, a packed file
 - `keras_aeprune.shrinking`   cut units, layers and activations out for real
 - `keras_aeprune.search`      which width, which criterion? found by trying
 - `keras_aeprune.schedules`   when, and how fast
-- `keras_aeprune.export`      .tflite files, loaded back and compared before they are kept
-- `keras_aeprune.report`      sizes, errors, latencies, pictures, one page
+- `keras_aeprune.export`      .tflite and .onnx files, compared before they are kept; latency, on phones too
+- `keras_aeprune.report`      what is in a file; models beside each other: sizes, errors, latencies, one page
 """
 
 from importlib import import_module
@@ -25,6 +26,7 @@ from keras_aeprune._version import __version__
 if TYPE_CHECKING:
     from keras_aeprune import (
         calibration,
+        compression,
         criteria,
         datasets,
         export,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "calibration",
+    "compression",
     "criteria",
     "datasets",
     "export",
@@ -63,6 +66,7 @@ _NAMES = {
 
 __all__ = [
     "calibration",
+    "compression",
     "criteria",
     "datasets",
     "export",

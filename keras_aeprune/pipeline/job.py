@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ import numpy as np
 from keras_aeprune import datasets, export, models, report
 from keras_aeprune._files import writing
 from keras_aeprune._progress import Say, clock, silent, to_stderr
+from keras_aeprune._validation import InputError
 from keras_aeprune._version import __version__
 from keras_aeprune.datasets import Dataset
+from keras_aeprune.models.composed import copied
 from keras_aeprune.pipeline import settings as _settings
 from keras_aeprune.pipeline import shrink_step
+from keras_aeprune.pipeline.budgeted import Compressed, compress_to_budget
 from keras_aeprune.pipeline.comparison import FORMAT, compare
 from keras_aeprune.pipeline.folder import RunFolder
 from keras_aeprune.pipeline.plan import Cost, after_training, fit_epochs, peak_memory_mb, wanted_epochs
@@ -47,7 +50,8 @@ class Result:
         folder: the run's folder.
         report: what report.json holds.
         files: {"report.json", "report.html", "dense.keras", "pruned.keras", "pruned_int8.tflite", ...: path},
-            with an error limit "shrunk.keras" and its .tflite files too.
+            with an error limit "shrunk.keras" and its .tflite files too. The .keras files hold no optimizer and
+            are not compiled.
     """
 
     folder: Path
@@ -56,8 +60,10 @@ class Result:
 
     @property
     def model(self) -> keras.Model:
-        """The pruned autoencoder, loaded from its file."""
-        return models.load(self.files["pruned.keras"])
+        """The pruned autoencoder, loaded from its file and compiled with the error it was trained on."""
+        model = models.load(self.files["pruned.keras"])  # the file is for its weights and not compiled
+        model.compile("adam", "mse")
+        return model
 
     def __str__(self) -> str:
         """The short table and the paths that the command line prints."""
@@ -77,7 +83,7 @@ def compress(
     out: str | Path,
     *,
     key: str | None = None,
-    sparsity: float = 0.9,
+    sparsity: float | None = None,
     encoding_dim: int | None = None,
     hidden_units: Sequence[int] | None = None,
     epochs: int | None = None,
@@ -85,19 +91,29 @@ def compress(
     seed: int = 0,
     max_time: float | str | None = None,
     progress: bool = True,
-) -> Result:
+    model: str | Path | keras.Model | None = None,
+    max_size: int | str | None = None,
+    max_latency: float | str | None = None,
+    max_drop: Mapping[str, float] | None = None,
+    target: str | None = None,
+    loss: str | None = None,
+    scale: str | None = None,
+) -> Result | Compressed:
     """Train an autoencoder on data, prune it, export checked .tflite files, and report.
 
-    Killed and called again with the same arguments, it goes on from the last finished step; finished, it
-    only reads the results. The same arguments give the same report on one machine, apart from its part
+    Killed and called again with the same arguments, it goes on from the last finished step; finished, it only
+    reads the results. The same arguments give the same report on one machine, apart from its part
     "measured_on_this_machine".
+
+    With a `model`, `max_size`, `max_latency`, `max_drop` or `target` it is `compress_to_budget` instead: the
+    model, or the narrowest good autoencoder for the data, is quantized and cut until it keeps to the limits.
 
     Args:
         data: an array of shape (samples, ...), a named set ("digits", "mnist", "fashion_mnist", "cifar10"),
             or a path to a .npy, .npz or .csv file or a folder of images.
         out: the folder for results; new, empty, or of this same run.
         key: which array of a .npz file; None takes x_train and x_test, x, or the only one.
-        sparsity: fraction of kernel weights set to zero, 0 <= s < 1.
+        sparsity: fraction of kernel weights set to zero, 0 <= s < 1; None is 0.9. Not with a budget.
         encoding_dim: width of the code, 1 <= width < numbers per sample; None derives it.
         hidden_units: widths of the encoder's hidden layers, outermost first; None derives them.
         epochs: passes of the dense training; pruning takes as many, fine-tuning half as many; None
@@ -108,24 +124,44 @@ def compress(
         max_time: limit for the whole run in seconds, or text like "5m"; epochs are cut to fit. With
             `max_error_increase` it assumes 8 rounds: more of them take longer.
         progress: print a line per step to standard error.
+        model: a .keras or .h5 file, or a compiled model, to bring into limits.
+        max_size: bytes of the .tflite file, or text such as "60KB".
+        max_latency: microseconds of one invoke here, or text such as "50us".
+        max_drop: {compiled metric: by how much it may get worse}, such as {"accuracy": 0.01}.
+        target: "phone" (as without) or "micro", int8 input and output too.
+        loss: a Keras loss name, for a model that was saved without one.
+        scale: as for `compress_to_budget`.
 
     Returns:
-        A `Result`: `print(result)`, `result.report`, `result.model`, `result.files`.
+        A `Result`: `print(result)`, `result.report`, `result.model`, `result.files`; with a budget a `Compressed`,
+        which has `model`, `files` and `rows`.
 
     Raises:
         InputError: for data or arguments that cannot be used; nothing is left behind.
-        BudgetError: if `max_time` cannot be met; nothing is left behind.
+        BudgetError: if `max_time` cannot be met; nothing is left behind. If the budget cannot be kept; the nearest
+            that was reached stays in the folder.
 
     Example:
         >>> result = compress("digits", "run", epochs=40)        # doctest: +SKIP
         >>> print(result)                                        # doctest: +SKIP
     """
     began = time.monotonic()
+    budget = {"model": model, "max_size": max_size, "max_latency": max_latency, "max_drop": max_drop}
+    budget = {**budget, "target": target, "loss": loss, "scale": scale}
+    if any(value is not None for value in budget.values()):
+        for name, value in {"sparsity": sparsity, "hidden_units": hidden_units, "max_time": max_time}.items():
+            if value is not None:
+                named = ", ".join(n for n, v in budget.items() if v is not None)
+                raise InputError(f"{name}: got {value!r} with {named}, allowed: without a model or a budget")
+        more = {"encoding_dim": encoding_dim, "max_error_increase": max_error_increase, "epochs": epochs}
+        budget.update(more)
+        given = {name: value for name, value in budget.items() if value is not None}
+        return compress_to_budget(data, out, key=key, seed=seed, progress=progress, **given)
     limit = _settings.seconds(max_time)
     loaded = datasets.load(data, key=key, seed=seed)
     resolved = Settings.derive(
         loaded,
-        sparsity=sparsity,
+        sparsity=0.9 if sparsity is None else sparsity,
         encoding_dim=encoding_dim,
         hidden_units=hidden_units,
         epochs=epochs,
@@ -218,8 +254,7 @@ class _Job:
         return record
 
     def _save(self, model: keras.Model, name: str) -> None:
-        bare = keras.models.clone_model(model)  # without the optimizer, whose moments would triple the file
-        bare.set_weights(model.get_weights())
+        bare = copied(model)  # not compiled: an optimizer's moments would double or triple the file
         with writing(self.path(name)) as temporary:
             bare.save(temporary)
 

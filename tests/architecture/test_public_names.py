@@ -11,8 +11,8 @@ SIGNATURES = {
     "on_unsupported, regrowth, state, several_fits, data, loss",
     "KeepSparse": "include, exclude",
     "sparsity_table": "model",
-    "compress": "data, out, *, key, sparsity, encoding_dim, hidden_units, epochs, max_error_increase, seed, "
-    "max_time, progress",
+    "compress": "data, out, *, key, sparsity, encoding_dim, hidden_units, epochs, max_error_increase, "
+    "seed, max_time, progress, model, max_size, max_latency, max_drop, target, loss, scale",
     "models.dense": "input_shape, encoding_dim, *, hidden_units, activation, output_activation, code_activation, "
     "batch_normalization, name",
     "models.AnomalyDetector": "autoencoder, *, scaling, error, standardize",
@@ -99,7 +99,31 @@ SIGNATURES = {
     "sparsity.register_layer": "layer_class, *kernels",
     "schedules.PolynomialDecay": "initial_sparsity, final_sparsity, begin_step, end_step, power, frequency",
     "schedules.ConstantSparsity": "target_sparsity, begin_step, end_step, frequency",
-    "export.tflite": "model, path, *, quantize, data, seed",
+    "export.tflite": "model, path, *, quantize, data, seed, sparse, batch, unroll, parts, metadata, progress",
+    "export.tflite_many": "model, paths, *, data, seed, on_failure, progress, **options",
+    "export.onnx": "model, path, *, data, opset, batch, seed",
+    "export.benchmark": "*paths, *, runs, threads, warmup, seed, signature",
+    "export.profile": "path, *, runs, threads, progress",
+    "export.energy": "path, *, signature",
+    "export.time_on_phone": "path, *, serial, runs, threads, binary, progress",
+    "export.micro_source": "path, *, name",
+    "export.layer_errors": "model, path, *, data, samples, sensitive",
+    "export.sensitivity": "model, data, *, calibration, samples, progress",
+    "export.int8_quality": "model, path, data, *, limit, epochs, learning_rate, calibrations, samples, "
+    "validation, seed, progress",
+    "export.read_metadata": "path",
+    "compression.pack": "model, path, *, bits, bias_bits, base, coder, progress",
+    "compression.unpack": "path, out, *, base, max_bytes",
+    "compression.cluster": "model, bits, *, data, epochs, learning_rate, gradient, batch_size, seed, progress",
+    "compression.Cluster": "bits, *, init, gradient",
+    "compression.kmeans": "values, clusters, *, init, iterations",
+    "compression.distill": "student, teacher, data, *, alpha, temperature, match, epochs, batch_size, validation, "
+    "callbacks, seed, progress",
+    "compression.quantization_aware": "model, data, *, epochs, learning_rate, calibration, validation, "
+    "batch_size, loss, on_unsupported, seed, progress",
+    "report.compare": "models, data, out, *, key, scale, samples, runs, packed, energy, seed, progress",
+    "report.inspect_file": "path, *, data",
+    "regularizers.HoyerSquare": "rate",
     "datasets.load": "data, *, key, seed, scale, validation, test",
     "criteria.scores": "model, criterion, data, *, loss, include, samples, seed",
     "criteria.unit_scores": "model, criterion, data, *, loss, reduction, include, samples, seed",

@@ -1,10 +1,13 @@
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -44,7 +47,9 @@ def test_the_rows_compare_everything_on_the_same_test_samples(finished):
         assert rows[name]["test_mse"] == pytest.approx(expected, rel=1e-5)
         assert rows[name]["bytes"] == path.stat().st_size
     assert rows["dense_float32"]["test_mse"] == pytest.approx(rows["dense"]["test_mse"], rel=1e-3)
-    assert rows["pruned_int8"]["bytes"] < rows["pruned_float32"]["bytes"] / 2
+    for name in ("dense_int8", "pruned_int8"):
+        assert rows[name]["bytes"] < rows["dense_float32"]["bytes"] / 2
+    assert rows["pruned_float32"]["bytes"] < rows["dense_float32"]["bytes"] / 2  # its zeros are not stored
 
 
 def test_the_pruned_model_holds_the_zeros_that_were_asked_for(finished):
@@ -54,6 +59,20 @@ def test_the_pruned_model_holds_the_zeros_that_were_asked_for(finished):
     layers = finished.report["layers"]
     assert sum(layer["zeros"] for layer in layers) == zeros
     assert sum(layer["asked"] * layer["weights"] for layer in layers) == pytest.approx(zeros)
+
+
+def test_keras_files_hold_weights_and_no_optimizer(finished):
+    for name in ("dense.keras", "pruned.keras"):
+        path = finished.files[name]
+        with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:
+            assert "optimizer" not in weights
+            assert not json.loads(archive.read("config.json")).get("compile_config")
+        model = keras.models.load_model(path)
+        assert not model.compiled
+        assert path.stat().st_size < 1.5 * 4 * model.count_params()  # Adam's moments would be twice the weights
+    x = datasets.load("digits", seed=5).flat.x_test
+    expected = np.mean((finished.model.predict(x, verbose=0) - x) ** 2)
+    assert finished.model.evaluate(x, x, verbose=0) == pytest.approx(expected, rel=1e-4)
 
 
 def test_pca_stands_beside_the_autoencoder(finished):

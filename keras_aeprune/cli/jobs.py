@@ -1,78 +1,67 @@
-"""keras-aeprune: one subcommand per job, no logic of its own.
-
-Exit status: 0 done; 2 input that cannot be used; 1 a limit that cannot be met or a target that was missed.
-"""
+"""Commands that train: compress, prune, shrink, search."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
-from keras_aeprune._version import __version__
+from keras_aeprune.cli.options import add_data_options, command, drop, widths
 
-__all__ = ["main"]
+__all__ = ["COMMANDS"]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--key", help="which array of a .npz file")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-    parser.add_argument("--epochs", type=int, help="passes over the data")
-    parser.add_argument("--quiet", action="store_true", help="no progress lines")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="keras-aeprune",
-        description="Prune autoencoders and other Keras 3 models and export checked .tflite files.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"keras-aeprune {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    compress = commands.add_parser(
+def add_compress(commands: Any) -> None:
+    """Options of `compress`."""
+    compress = command(
+        commands,
         "compress",
         help="data -> autoencoder -> pruned, checked .tflite files and a report",
         description="Train an autoencoder on data, prune it, export checked .tflite files, and report.",
-        allow_abbrev=False,
     )
     compress.add_argument(
         "data",
         metavar="DATA",
+        nargs="?",
         help="digits, mnist, fashion_mnist, cifar10, a .npy, .npz or .csv file, or a folder of images",
     )
+    compress.add_argument("--data", dest="more_data", metavar="DATA", help="the same, beside --model")
+    compress.add_argument("--model", metavar="FILE", help="a .keras or .h5 file to bring into the limits")
+    compress.add_argument("--max-size", metavar="SIZE", help="of the .tflite file: 60KB, 64KiB, 1.5MB or bytes")
+    compress.add_argument("--max-latency", metavar="TIME", help="of one invoke here: 50us, 2ms or microseconds")
+    compress.add_argument(
+        "--max-drop",
+        action="append",
+        type=drop,
+        metavar="METRIC=D",
+        help="how much a compiled metric may get worse: accuracy=0.01; may be given several times",
+    )
+    compress.add_argument("--target", help="phone (int8 inside) or micro (int8 input and output too)")
+    compress.add_argument("--loss", help="for a model saved without one")
+    compress.add_argument("--scale", help="with a budget: none, auto, unit or standard")
     compress.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
-    compress.add_argument("--sparsity", type=float, default=0.9, help="fraction of weights set to zero (0.9)")
+    compress.add_argument("--sparsity", type=float, help="fraction of weights set to zero (0.9)")
     compress.add_argument("--encoding-dim", type=int, help="width of the code (default: from the data)")
     compress.add_argument(
-        "--hidden-units", type=_widths, metavar="A,B", help="widths of the encoder's hidden layers"
+        "--hidden-units", type=widths, metavar="A,B", help="widths of the encoder's hidden layers"
     )
     compress.add_argument(
         "--max-error-increase",
         type=float,
         metavar="F",
-        help="also cut units and layers out, as long as the error grows by at most this fraction",
+        help="also cut units and layers out, as long as the error grows by at most this fraction; with a model or "
+        "other limits: how much it may grow",
     )
     compress.add_argument("--max-time", metavar="TIME", help="limit for the whole run: 90, 90s, 5m, 1h")
     compress.add_argument("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
-    _add_data_options(compress)
+    add_data_options(compress)
 
-    prune = commands.add_parser(
+
+def add_prune(commands: Any) -> None:
+    """Options of `prune`."""
+    prune = command(
+        commands,
         "prune",
         help="prune a model of your own: model.keras -> pruned.keras",
         description="Prune a Keras model on data with its compiled loss and save a plain .keras file.",
-        allow_abbrev=False,
     )
     prune.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
     prune.add_argument("--data", required=True, help="as DATA of compress; labels y are used if there")
@@ -97,13 +86,16 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--learning-rate", type=float, help="default: the compiled one")
     prune.add_argument("--batch-size", type=int, default=128, help="samples per step (128)")
     prune.add_argument("--scale", default="none", help="none (default), auto, unit or standard")
-    _add_data_options(prune)
+    add_data_options(prune)
 
-    shrink = commands.add_parser(
+
+def add_shrink(commands: Any) -> None:
+    """Options of `shrink`."""
+    shrink = command(
+        commands,
         "shrink",
         help="cut units and layers out of a model of your own: model.keras -> small.keras",
         description="Cut units and layers out of a Keras model, train what is left, save a plain .keras file.",
-        allow_abbrev=False,
     )
     shrink.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
     shrink.add_argument("--data", required=True, help="as DATA of compress; labels y are used if there")
@@ -129,13 +121,16 @@ def _parser() -> argparse.ArgumentParser:
     shrink.add_argument("--learning-rate", type=float, help="of Adam (0.001)")
     shrink.add_argument("--batch-size", type=int, default=128, help="samples per step (128)")
     shrink.add_argument("--scale", help="none, auto (as compress), unit or standard (default: none, but checked)")
-    _add_data_options(shrink)
+    add_data_options(shrink)
 
-    search = commands.add_parser(
+
+def add_search(commands: Any) -> None:
+    """Options of `search`."""
+    search = command(
+        commands,
         "search",
         help="data -> the narrowest code that is still good, its curve and its model",
         description="Find the narrowest good code of an autoencoder; write the answer, its curve and the model.",
-        allow_abbrev=False,
     )
     search.add_argument("data", metavar="DATA", help="as DATA of compress")
     search.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
@@ -146,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--choose", default="tolerance", help="tolerance (default), knee, pareto or budget")
     search.add_argument("--method", default="auto", help="auto (default), screen or hyperband")
     search.add_argument("--kind", default="dense", help="dense (default), convolutional, recurrent, ...")
-    search.add_argument("--hidden-units", type=_widths, metavar="A,B", help="as for compress")
+    search.add_argument("--hidden-units", type=widths, metavar="A,B", help="as for compress")
     search.add_argument("--max-epochs", type=int, default=30, help="passes of one full training (30)")
     search.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (0.001)")
     search.add_argument("--seeds", type=int, default=3, help="trainings of each candidate (3)")
@@ -161,33 +156,31 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     search.add_argument("--quiet", action="store_true", help="no progress lines")
 
-    commands.add_parser(
-        "names",
-        help="what can be chosen by name: criteria, allocations, schedules, ...",
-        description="Print every name that can stand for a criterion, an allocation, a schedule and so on.",
-        allow_abbrev=False,
-    )
-    return parser
 
-
-def _widths(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: whole numbers like 128,64") from None
-
-
-def _compress(arguments: dict[str, Any]) -> Any:
+def run_compress(arguments: dict[str, Any]) -> Any:
+    """Run `compress`."""
     from keras_aeprune import pipeline
+    from keras_aeprune._validation import InputError
 
     quiet, dry_run = arguments.pop("quiet"), arguments.pop("dry_run")
+    places = [arguments.pop("data"), arguments.pop("more_data")]
+    if (places[0] is None) == (places[1] is None):
+        raise InputError(f"DATA: got {places[0]!r} and --data {places[1]!r}, allowed: one of them")
+    arguments["data"] = places[0] if places[1] is None else places[1]
+    if arguments["max_drop"] is not None:
+        arguments["max_drop"] = dict(arguments["max_drop"])
+    arguments = {name: value for name, value in arguments.items() if value is not None}
     if dry_run:
         arguments.pop("out")
+        budget = {"model", "max_size", "max_latency", "max_drop", "target", "loss", "scale"} & set(arguments)
+        if budget:
+            raise InputError(f"--dry-run: got it with {', '.join(sorted(budget))}, allowed: without a budget")
         return pipeline.plan(arguments.pop("data"), **arguments)
     return pipeline.compress(arguments.pop("data"), arguments.pop("out"), progress=not quiet, **arguments)
 
 
-def _prune(arguments: dict[str, Any]) -> Any:
+def run_prune(arguments: dict[str, Any]) -> Any:
+    """Run `prune`."""
     from keras_aeprune import pipeline
 
     quiet = arguments.pop("quiet")
@@ -197,7 +190,8 @@ def _prune(arguments: dict[str, Any]) -> Any:
     return pipeline.prune_file(*places, progress=not quiet, **arguments)
 
 
-def _shrink(arguments: dict[str, Any]) -> Any:
+def run_shrink(arguments: dict[str, Any]) -> Any:
+    """Run `shrink`."""
     from keras_aeprune.pipeline.shrink_file import shrink_file
 
     quiet = arguments.pop("quiet")
@@ -207,108 +201,17 @@ def _shrink(arguments: dict[str, Any]) -> Any:
     return shrink_file(*places, progress=not quiet, **arguments)
 
 
-def _search(arguments: dict[str, Any]) -> Any:
+def run_search(arguments: dict[str, Any]) -> Any:
+    """Run `search`."""
     from keras_aeprune.pipeline.search_files import search_files
 
     quiet = arguments.pop("quiet")
     return search_files(arguments.pop("data"), arguments.pop("out"), progress=not quiet, **arguments)
 
 
-def _names(arguments: dict[str, Any]) -> str:
-    rooms = known_names()
-    width = max(len(name) for members in rooms.values() for name in members)
-    blocks = [
-        "\n".join([room, *(f"  {name:<{width}}  {line}".rstrip() for name, line in members.items())])
-        for room, members in rooms.items()
-    ]
-    return "\n\n".join(blocks)
-
-
-def known_names() -> dict[str, dict[str, str]]:
-    """What can be chosen by name.
-
-    Returns:
-        {room: {name: its description in one line}}, the names sorted.
-    """
-    from keras_aeprune import calibration, schedules
-    from keras_aeprune.criteria import base as criteria
-    from keras_aeprune.sparsity import allocation, patterns, regrowth
-
-    registries = {
-        "criteria": criteria._registry,
-        "allocations": allocation._registry,
-        "schedules": schedules.base.registry,
-        "patterns": patterns._registry,
-        "regrowth": regrowth._registry,
-    }
-    rooms = {room: {n: _line(held._members[n]) for n in held.names()} for room, held in registries.items()}
-    rooms["calibration"] = {n: _line(type(calibration.source(n))) for n in calibration.names()}
-    return rooms
-
-
-def _line(member: type) -> str:
-    """The first line of a class's description."""
-    lines = (member.__doc__ or "").strip().splitlines()
-    return lines[0].strip() if lines else ""
-
-
-_COMMANDS = {"compress": _compress, "prune": _prune, "shrink": _shrink, "search": _search, "names": _names}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the words after `keras-aeprune`; None takes them from the command line.
-
-    Returns:
-        The exit status.
-    """
-    arguments = vars(_parser().parse_args(argv))
-    command = arguments.pop("command")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _native_lines_aside():
-        from keras_aeprune._validation import BudgetError, InputError
-        from keras_aeprune.sparsity import SparsityNotReached
-
-        try:
-            print(_COMMANDS[command](arguments))
-        except InputError as error:
-            return _fail(command, error, 2)
-        except (BudgetError, SparsityNotReached) as error:
-            return _fail(command, error, 1)
-        except KeyboardInterrupt:
-            return _fail(command, "interrupted; the same command goes on from the last finished step", 130)
-    return 0
-
-
-@contextmanager
-def _native_lines_aside() -> Iterator[None]:
-    """Keep what TensorFlow's C++ code says about the processor off the terminal; show it after a failure.
-
-    Python's own standard error goes where it always went.
-    """
-    sys.stderr.flush()
-    python_stderr, before = sys.stderr, os.dup(2)
-    with tempfile.TemporaryFile() as kept, os.fdopen(os.dup(2), "w", buffering=1) as shown:
-        sys.stderr = shown
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(before, kept.read())
-            raise
-        finally:
-            sys.stderr = python_stderr
-            os.dup2(before, 2)
-            os.close(before)
-
-
-def _fail(command: str, error: object, status: int) -> int:
-    print(f"keras-aeprune {command}: error: {error}", file=sys.stderr)
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMANDS = {
+    "compress": (add_compress, run_compress),
+    "prune": (add_prune, run_prune),
+    "shrink": (add_shrink, run_shrink),
+    "search": (add_search, run_search),
+}
