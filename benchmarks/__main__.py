@@ -41,6 +41,7 @@ NAMES = (
     "shrinking",
     "shrinking_convolutional",
     "lenet",
+    "coding",
     "export_kinds",
     "mlperf_anomaly",
 )

@@ -22,7 +22,7 @@ RECIPES = {
     "300-100, small": {"net": "300-100", "seeds": 3, "dense": 25, "bits": 8, **SMALL},
     "300-100, sparse": {"net": "300-100", "seeds": 3, "dense": 25, "bits": 8, **SMALL, "ratio": 70},
     "LeNet-5": {
-        **{"net": "LeNet-5", "seeds": 1, "dense": 10, "bits": 6, "ratio": 20, "epochs": 16, "rate": 1e-3},
+        **{"net": "LeNet-5", "seeds": 1, "dense": 10, "bits": 6, "ratio": 25, "epochs": 16, "rate": 1e-3},
         **{"batch": 128, "ramp": 0.5, "hoyer": 0.0, "share": 2},
     },
 }

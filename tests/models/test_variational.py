@@ -83,7 +83,7 @@ def test_features_times_the_loss_is_the_negative_elbo():
         {"optimizer": keras.optimizers.AdamW(1e-3, gradient_accumulation_steps=2)},
         {"metrics": ["mae"]},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_fit_logs_both_parts_and_they_add_up(settings):
     # XLA compiles once more for a smaller last batch

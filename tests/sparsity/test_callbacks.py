@@ -123,7 +123,7 @@ def test_reaches_the_target_on_every_kind_of_model(build, allocation):
         {"optimizer": lambda: keras.optimizers.Adam(use_ema=True, ema_overwrite_frequency=7)},
         {"optimizer": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_zeros_are_exact_under_every_way_of_training(arguments):
     arguments = {key: value() if callable(value) else value for key, value in arguments.items()}
