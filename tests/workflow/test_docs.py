@@ -11,6 +11,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 NOT_RUN = {
     "benchmarks.md": "tables only",
+    "index.md": "a drawing and links",
+    "why-not-smaller.md": "nothing to run but what files.md runs",
     "phone.md": "needs a connected phone; its C++ and Kotlin are checked in tests/export",
     "search.md": "its last blocks are for several machines and processors",
     "microcontroller.md": "its Python and C++ are checked in tests/export",
