@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import numpy as np
 
 for _name in ("torchvision", "torchvision.models", "torchvision.transforms", "torchvision.datasets"):
-    sys.modules.setdefault(_name, MagicMock())  # imported for its own examples of training; no array is coded by it
+    sys.modules.setdefault(_name, MagicMock())  # for its examples of training, not for coding
 from nncodec import nnc  # noqa: E402
 
 
