@@ -1,11 +1,11 @@
 """Packed weights beside their entropy and beside nncodec: a pruned LeNet-300-100 whose kernels share 32 values.
 
 Trained on MNIST, 0.95 zeros under one global threshold, then shared values that are trained too. "entropy" is
-that of positions and values as independent symbols, without any table; "packed" is what `compression.pack`
-takes for them with its tables of frequencies, "codebooks" the 32 values a kernel, "file" the whole container
-with graph and exact biases. nncodec, the library of the ISO standard for coding neural networks, gets the same
-symbols as whole numbers: its size is comparable with "packed". It runs in an environment of its own and is left
-out where it cannot be installed.
+that of positions and values as independent symbols; "streams" what `compression.pack` takes for them, "tables"
+the frequencies that a reader needs, "codebooks" the 32 values a kernel, "file" the whole container with graph
+and exact biases. nncodec, the library of the ISO standard for coding neural networks, gets the same symbols as
+whole numbers: its size is comparable with streams and tables together. It runs in an environment of its own and
+is left out where it cannot be installed.
 """
 
 import json
@@ -107,7 +107,8 @@ def run(quick):
             "weights": row.weights,
             "nonzeros": row.nonzeros,
             "entropy": row.bound,
-            "packed": row.bytes - row.codebook_bytes,
+            "streams": row.bytes - row.codebook_bytes - row.table_bytes,
+            "tables": row.table_bytes,
             "codebook": row.codebook_bytes,
         }
         for row in kernels
@@ -118,14 +119,16 @@ def run(quick):
 def show(result):
     if "skipped" in result:
         return f"skipped: {result['skipped']}"
-    lines = [f"{'':<18}{'weights':>9}{'non-zero':>10}{'entropy':>10}{'packed':>9}{'more':>8}{'codebook':>10}"]
-    names = ("weights", "nonzeros", "entropy", "packed", "codebook")
+    lines = [
+        f"{'':<18}{'weights':>9}{'non-zero':>10}{'entropy':>10}{'streams':>9}{'more':>8}{'tables':>8}{'codebook':>10}"
+    ]
+    names = ("weights", "nonzeros", "entropy", "streams", "tables", "codebook")
     whole = {name: sum(row[name] for row in result["rows"]) for name in names}
     for row in [*result["rows"], {"path": "all kernels", **whole}]:
-        more = row["packed"] / row["entropy"] - 1
+        more = row["streams"] / row["entropy"] - 1
         lines.append(
-            f"{row['path']:<18}{row['weights']:>9,}{row['nonzeros']:>10,}{row['entropy']:>10,.0f}{row['packed']:>9,}"
-            f"{more:>+8.3f}{row['codebook']:>10,}"
+            f"{row['path']:<18}{row['weights']:>9,}{row['nonzeros']:>10,}{row['entropy']:>10,.0f}{row['streams']:>9,}"
+            f"{more:>+8.3f}{row['tables']:>8,}{row['codebook']:>10,}"
         )
     lines.append(f"file: {result['file']:,} bytes; test error {result['error']:.2f} percent")
     if result["nncodec"]:

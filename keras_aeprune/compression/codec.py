@@ -45,6 +45,7 @@ class PackedRow:
         bytes: all of it, in the file.
         index_bytes: of the positions.
         codebook_bytes: of the shared values themselves.
+        table_bytes: of tables of counts, which the reader needs to decode.
         bound: bytes of positions and values at their empirical entropy, without codebook and tables.
         sparse_bytes: of the non-zeros as they are and the cheapest plain index, nothing coded.
     """
@@ -59,6 +60,7 @@ class PackedRow:
     bytes: int
     index_bytes: int
     codebook_bytes: int
+    table_bytes: int
     bound: float
     sparse_bytes: int
 
@@ -392,6 +394,7 @@ def _row(tensor: Tensor, coded: Coded) -> PackedRow:
         bytes=len(coded.data),
         index_bytes=coded.index_bytes,
         codebook_bytes=coded.codebook_bytes,
+        table_bytes=coded.table_bytes,
         bound=coded.bound,
         sparse_bytes=min(value.nbytes, math.ceil(len(gaps) * value.itemsize + min(plain))),
     )

@@ -13,7 +13,8 @@ from keras_aeprune._files import fingerprint
 from keras_aeprune._validation import InputError
 from keras_aeprune.compression.container import Reader, damaged, put_section, put_varint, take_section
 from keras_aeprune.compression.graphs import Tensor
-from keras_aeprune.compression.streams import Stream, entropy, put_mask, put_symbols, take_mask, take_symbols
+from keras_aeprune.compression.positions import put_mask, take_mask
+from keras_aeprune.compression.streams import Stream, entropy, put_symbols, take_symbols
 
 __all__ = ["Coded", "candidates", "put_array", "put_base", "put_tensor", "restored", "take_array", "take_base"]
 
@@ -144,6 +145,7 @@ class Coded:
     index: str = "dense"
     index_bytes: int = 0
     codebook_bytes: int = 0
+    table_bytes: int = 0
     bound: float = 0.0
     mode: str = MODE_NAMES[WHOLE]
 
@@ -227,7 +229,8 @@ def _coded(words: np.ndarray, count: int, flags: int, mask: Stream, value: np.nd
     kind, table, streams, bits = forms[sizes.index(min(sizes))]
     data = bytes([kind | flags]) + mask.data + table + b"".join(stream.data for stream in streams)
     bound = mask.bound + sum(stream.bound for stream in streams)
-    return Coded(data, count, bits, mask.name, mask.bytes, len(table), bound)
+    tables = mask.tables + sum(stream.tables for stream in streams)
+    return Coded(data, count, bits, mask.name, mask.bytes, len(table), tables, bound)
 
 
 def _put_book(book: np.ndarray, dtype: np.dtype) -> tuple[int, bytes]:

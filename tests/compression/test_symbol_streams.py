@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from keras_aeprune._validation import InputError
-from keras_aeprune.compression import streams
+from keras_aeprune.compression import positions, streams
 from keras_aeprune.compression.container import Reader
-from keras_aeprune.compression.streams import entropy, put_mask, put_symbols, take_mask, take_symbols
+from keras_aeprune.compression.positions import put_mask, take_mask
+from keras_aeprune.compression.streams import entropy, put_symbols, take_symbols
 
 CODERS = ("smallest", "range", "huffman")
 
@@ -75,7 +76,8 @@ def test_huffman_codes_stay_within_fifteen_bits_for_counts_like_fibonacci():
 
 
 def test_a_huffman_stream_longer_than_a_block_comes_back(monkeypatch):
-    monkeypatch.setattr(streams, "_BLOCK", 1024)
+    monkeypatch.setattr(streams, "BLOCK", 1024)
+    monkeypatch.setattr(positions, "BLOCK", 1024)
     symbols = np.minimum(np.random.default_rng(0).geometric(0.2, 5000) - 1, 31)
     stream = put_symbols(symbols, 32, "huffman")
     assert stream.name == "huffman" and np.array_equal(back(stream, 5000, 32), symbols)
@@ -99,7 +101,8 @@ MASKS = {
 def test_masks_come_back(name, monkeypatch):
     mask = MASKS[name]
     assert np.array_equal(back(put_mask(mask), *mask.shape, take=take_mask), mask)
-    monkeypatch.setattr(streams, "_BLOCK", 500)  # more than one block of rows
+    monkeypatch.setattr(streams, "BLOCK", 500)
+    monkeypatch.setattr(positions, "BLOCK", 500)  # more than one block of rows
     assert np.array_equal(back(put_mask(mask), *mask.shape, take=take_mask), mask)
 
 
@@ -107,14 +110,14 @@ def test_masks_come_back(name, monkeypatch):
 @pytest.mark.parametrize("name", MASKS)
 def test_gaps_come_back(name, form):
     mask = MASKS[name]
-    stream = streams._put_gaps(mask, form, "smallest")
+    stream = positions._put_gaps(mask, form, "smallest")
     assert np.array_equal(back(stream, *mask.shape, take=take_mask), mask)
 
 
 def test_gaps_are_those_worked_by_hand():
     mask = np.zeros((1, 80), bool)
     mask[0, [0, 3, 66]] = True  # gaps 0, 2 and 62 = 2 * 31 + 0
-    stream = streams._put_gaps(mask, 4, "smallest")
+    stream = positions._put_gaps(mask, 4, "smallest")
     reader = Reader(stream.data)
     assert [reader.byte(), reader.varint(80), reader.varint(80)] == [4, 3, 5]
     assert take_symbols(reader, 5, 32).tolist() == [0, 2, 31, 31, 0]
@@ -170,3 +173,16 @@ def test_a_missing_library_is_named_with_the_cure(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
     with pytest.raises(InputError, match=r"pip install .keras-aeprune\[pack\]"):
         put_symbols(np.arange(100) % 7, 32)
+
+
+def test_streams_without_their_tables_are_within_three_hundredths_of_the_entropy():
+    generator = np.random.default_rng(0)
+    symbols = np.clip(np.abs(generator.normal(0, 6, 9000)).astype(int), 0, 31)
+    for coder in ("range", "smallest"):
+        stream = put_symbols(symbols, 32, coder)
+        assert 0 < stream.tables < 40
+        assert stream.bound <= stream.bytes - stream.tables <= 1.03 * stream.bound + 4
+    mask = generator.random((300, 200)) < np.linspace(0, 0.3, 300)[:, None]
+    stream = put_mask(mask)
+    assert 0 < stream.tables < 300
+    assert stream.bytes - stream.tables <= 1.03 * stream.bound + 8
