@@ -132,9 +132,10 @@ def show(result):
         )
     lines.append(f"file: {result['file']:,} bytes; test error {result['error']:.2f} percent")
     if result["nncodec"]:
-        ratio = result["nncodec"] / whole["packed"]
+        ours = whole["streams"] + whole["tables"]
+        ratio = result["nncodec"] / ours
         lines.append(
-            f"nncodec, the same symbols: {result['nncodec']:,} bytes, {ratio:.3f} of ours without codebooks"
+            f"nncodec, the same symbols: {result['nncodec']:,} bytes, {ratio:.3f} x our {ours:,} with tables"
         )
     else:
         lines.append(f"nncodec: {result['nncodec not run']}")
