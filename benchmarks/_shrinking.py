@@ -266,18 +266,22 @@ def _rows(task, folder, files, quick):
 
 
 def _timed(rows, files):
+    """All rows with their times, in turns with the first one's file; a row that was timed before keeps its own."""
     from benchmarks import _narrow
     from keras_aeprune import export
 
-    measured = {key: row for key, row in rows.items() if "skipped" not in row}
+    first = next(iter(rows))
+    measured = {k: row for k, row in rows.items() if "skipped" not in row and (k == first or "us" not in row)}
     paths = [files / row["file"] for row in measured.values()]
     narrow = _narrow.timed(paths)
     if "skipped" in narrow:
         print(f"no 128-bit figures: {narrow['skipped']}", flush=True)
     times = export.benchmark(*paths, runs=400)
+    wide = narrow.get(str(paths[0]))
     found = dict(rows)
     for (key, row), path, t in zip(measured.items(), paths, times, strict=True):
-        found[key] = {**row, "us": t.median_us, "faster": 1 / t.ratio, "narrow us": narrow.get(str(path))}
+        one = narrow.get(str(path))
+        found[key] = {**row, "us": t.median_us, "faster": 1 / t.ratio, "narrow faster": wide / one if one else None}
     return found
 
 
@@ -313,7 +317,7 @@ def show(result, task):
             lines.append(f"{key:<33}  skipped: {row['skipped']}")
             continue
         smaller, worse = first["bytes"] / row["bytes"], row["error"] / first["error"]
-        narrow = f"{first['narrow us'] / row['narrow us']:.1f}x" if row["narrow us"] else "-"
+        narrow = "-" if row["narrow faster"] is None else f"{row['narrow faster']:.1f}x"
         zipped = f"{row['zipped']:,}" if "zipped" in row else "-"
         lines.append(
             f"{key:<33}{row['parameters']:>11,}{row['bytes']:>11,}{zipped:>11}{smaller:>8.1f}x{row['us']:>8.1f}"
