@@ -38,8 +38,8 @@ def as_graph(model: keras.Model, shapes: Any = None) -> keras.Model:
         ...         return self.dense(x) + 1.0
         >>> own = Own()
         >>> _ = own(keras.ops.zeros((1, 3)))
-        >>> [operation.name for operation in as_graph(own).operations][1:]
-        ['dense', 'add']
+        >>> [type(operation).__name__ for operation in as_graph(own).operations][1:]
+        ['Dense', 'Add']
     """
     if _graph.is_graph(model):
         if not model.built or not getattr(model, "inputs", None):

@@ -31,6 +31,7 @@ def relu_net(bias):
 
 
 def test_all_kinds_of_layers_are_named():
+    keras.backend.clear_session()  # operations without a name are numbered through the whole process
     inputs = keras.Input((6, 4))
     x = kl.Conv1D(4, 3, activation="gelu", name="conv")(inputs)
     x = kl.Activation("silu", name="act")(x)
