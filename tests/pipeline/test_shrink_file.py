@@ -209,7 +209,7 @@ def test_the_command_killed_twice_ends_as_one_that_was_not(autoencoder, tmp_path
     assert cli.main([*words, "--quiet"]) == 0
     assert not state.parent.exists()
     whole = shrink_file(autoencoder, tmp_path / "x.npy", tmp_path / "t.keras", target_params=110, **UNITS)
-    assert whole.made.best.number == 2  # one round before the kills, and one after them
+    assert whole.made.best.number == 3  # one round before the kills, and two after them
     one, other = (keras.models.load_model(path).get_weights() for path in (out, whole.path))
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
