@@ -43,6 +43,7 @@ NAMES = (
     "lenet",
     "coding",
     "export_kinds",
+    "zeros",
     "mlperf_anomaly",
 )
 HEADLINES = (

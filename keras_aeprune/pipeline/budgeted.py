@@ -127,8 +127,8 @@ def compress_to_budget(
         max_latency: median of one invoke on this machine with one thread, microseconds or text such as "50us".
         max_error_increase: fraction by which the loss may grow, >= 0; 0.05 where no limit is given at all.
         max_drop: {compiled metric: by how much it may get worse}, such as {"accuracy": 0.01}.
-        target: "phone": int8 with float32 input and output, widths in multiples of 8. "micro": int8 input and
-            output, multiples of 4.
+        target: "phone": int8 with float32 input and output, widths in multiples of 8; the float32 file only where
+            no int8 one keeps to the budget. "micro": int8 input and output, multiples of 4.
         encoding_dim: width of the code, where there is no model; None searches it.
         epochs: passes of the training after a cut, >= 1; a round has a fifth of them.
         batch_size: samples per optimizer step, >= 1.

@@ -97,20 +97,25 @@ class Ladder:
         return not self.task.budget.missed(row, self.given)
 
     def best(self) -> dict[str, Any] | None:
-        """The row to hand out: the best scores within a size or latency, else the smallest file."""
-        kept = [row for row in self.rows if self.good(row)]
+        """The row to hand out: the best scores within a size or latency, else the smallest file.
+
+        The float32 file is the last resort, and none at all where the device takes whole numbers only.
+        """
+        kept = [row for row in self.rows[1:] if self.good(row)]
+        if not kept and self.task.precision != "int8_io" and self.good(self.given):
+            return self.given
         if self.task.budget.has_cost:
             return min(kept, key=lambda row: row["scores"]["loss"], default=None)
         return min(kept, key=lambda row: row["bytes"], default=None)
 
     def nearest(self) -> dict[str, Any]:
-        """The row that misses least: the fewest limits of quality first, then the smallest excess."""
+        """The row after the given one that misses least: the fewest limits of quality, then the smallest excess."""
         budget = self.task.budget
 
         def distance(row: dict[str, Any]) -> tuple[int, float]:
             return len(budget.worse(row, self.given)), max(budget.over(row).values(), default=1.0)
 
-        return min(self.rows, key=distance)
+        return min(self.rows[1:], key=distance)
 
     def climb(self) -> None:
         """All steps, until the budget is kept or nothing more can be bought."""
