@@ -17,6 +17,7 @@ from keras_aeprune._layers import walk
 from keras_aeprune._validation import positive_int, positive_number, refuse
 from keras_aeprune.criteria.losses import unchanged
 from keras_aeprune.shrinking.bottleneck import best_subspace, next_of
+from keras_aeprune.shrinking.curved import curve_of, refined
 from keras_aeprune.shrinking.regression import LINEAR, assign, bias_of, inner_of, matrix_of, rows_of, solved
 from keras_aeprune.shrinking.tracing import Traced
 from keras_aeprune.shrinking.walking import Walk
@@ -34,7 +35,8 @@ class LayerFit:
 
     Args:
         path: of the layer.
-        before: relative error of its outputs before the activation with the weights as they were cut, >= 0.
+        before: relative error of its outputs (before the activation, unless that is relu, sigmoid or tanh) with
+            the weights as they were cut, >= 0.
         after: the same with the weights that it has now, >= 0; both on the samples that were fitted.
         note: "" where new weights are in place, else why not.
     """
@@ -82,7 +84,7 @@ class Compensation:
 
 
 def _relative(missing: float, whole: float) -> float:
-    return float(np.sqrt(missing / max(whole, np.finfo(np.float32).tiny)))
+    return float(np.sqrt(missing / max(whole, float(np.finfo(np.float32).tiny))))
 
 
 def compensate(
@@ -106,6 +108,8 @@ def compensate(
 
         min over W, b of |Y - X W - b|^2 + r |W - W_cut|^2,   r = ridge * mean(diag(Xc' Xc)), Xc = X - mean(X)
 
+    Where the activation is relu, sigmoid or tanh, further regressions with the same factors bring the outputs
+    behind it nearer (`curved.refined`), unless there are zeros to keep.
     Dense layers, convolutions, transposed ones (rows are the windows that an output position reads, drawn at
     random, up to 16384 in all), the pointwise part of separable ones and those inside of TimeDistributed are
     fitted. A linear Dense code that only one Dense layer reads keeps its best subspace in place of the units
@@ -256,7 +260,7 @@ class _Run:
         kernel, cut_code, cut_kernel = matrix_of(follower)[:, out], matrix_of(layer), matrix_of(behind)
         x = rows_of(layer, batches, len(cut_code))
         code = rows_of(twin, large, len(cut_code)) @ matrix_of(twin) + bias_of(twin)
-        wanted = code @ kernel + bias_of(follower)[out]
+        wanted = code @ kernel + np.asarray(bias_of(follower))[out]
         found = (x @ cut_code + bias_of(layer)) @ cut_kernel + bias_of(behind)
         whole, before = np.square(wanted).sum(), np.square(wanted - found).sum()
         centre, middle = x.mean(axis=0), code.mean(axis=0)
@@ -273,24 +277,27 @@ class _Run:
         member, own = self.traced.members[id(twin)], inner_of(layer)
         out = self.kept[member.made[""]]
         prior, bias = matrix_of(own), bias_of(own)
-        features = len(prior)
+        features, curve = len(prior), curve_of(own)
+        value = (lambda z: z) if curve is None else curve.value
         x = rows_of(layer, batches, features)
         y = rows_of(twin, large, features) @ matrix_of(inner_of(twin))[:, out]
         if bias is not None:
             y += bias_of(inner_of(twin))[out]
-        whole, missing = np.square(y).sum(), y - x @ prior - (0.0 if bias is None else bias)
-        before = _relative(np.square(missing).sum(), whole)
-        if before <= _EXACT:
+        wanted, missing = value(y), y - x @ prior - (0.0 if bias is None else bias)
+        whole = np.square(wanted).sum()
+        before = _relative(np.square(wanted - value(y - missing)).sum(), whole)
+        if _relative(np.square(missing).sum(), np.square(y).sum()) <= _EXACT:
             return LayerFit(path, before, before, "already exact")
         zeros = self.zeros and bool((prior == 0).any()) and bool(prior.any())
         if zeros and features > _WIDEST:
             return LayerFit(path, before, before, f"has zeros to keep and more than {_WIDEST} features")
-        if bias is not None:
-            centre, offset = x.mean(axis=0), missing.mean(axis=0)
-            x, missing = x - centre, missing - offset
-        matrix = solved(x, missing, prior, self.ridge, zeros)
-        after = _relative(np.square(missing - x @ (matrix - prior)).sum(), whole)
+        centre, offset = (0.0, 0.0) if bias is None else (x.mean(axis=0), missing.mean(axis=0))
+        matrix = solved(x - centre, missing - offset, prior, self.ridge, zeros)
         new_bias = None if bias is None else bias + offset - centre @ (matrix - prior)
+        if curve is not None and not zeros:
+            matrix, new_bias = refined(curve, x, y, (prior, bias), (matrix, new_bias), self.ridge)
+        found = value(x @ matrix + (0.0 if new_bias is None else new_bias))
+        after = _relative(np.square(wanted - found).sum(), whole)
         if not (np.isfinite(after) and np.isfinite(matrix).all()):
             return LayerFit(path, before, before, "put back: the new weights are not finite")
         assign(own, matrix, new_bias)

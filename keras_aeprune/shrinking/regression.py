@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ from keras import layers as kl
 
 from keras_aeprune.models.stacked import DenseTranspose
 
-__all__ = ["LINEAR", "assign", "bias_of", "fit_linear", "inner_of", "matrix_of", "rows_of", "solved"]
+__all__ = ["LINEAR", "assign", "bias_of", "fit_linear", "inner_of", "matrix_of", "rows_of", "solved", "solver"]
 
 _CONVOLUTIONS = (kl.Conv1D, kl.Conv2D, kl.Conv3D)
 _TRANSPOSED = (kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose)
@@ -150,3 +151,14 @@ def solved(x: np.ndarray, missing: np.ndarray, prior: np.ndarray, ridge: float, 
         return prior + fit_linear(x.T @ x, x.T @ missing, none, ridge)
     # the same by (X'X + r I)^-1 X' = X' (X X' + r I)^-1, with as many equations as rows
     return prior + x.T @ fit_linear(x @ x.T, missing, np.zeros_like(missing), ridge * rows / features)
+
+
+def solver(x: np.ndarray, ridge: float) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of Y that gives the D with |Y - x D|^2 + r |D|^2 smallest, for many Y; x is not all zeros."""
+    rows, features = x.shape
+    share = ridge * np.square(x).sum() / features
+    if features <= rows:
+        inverse = np.linalg.inv(x.T @ x + share * np.eye(features))
+        return lambda y: inverse @ (x.T @ y)
+    inverse = np.linalg.inv(x @ x.T + share * np.eye(rows))
+    return lambda y: x.T @ (inverse @ y)
