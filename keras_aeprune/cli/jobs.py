@@ -111,6 +111,7 @@ def add_shrink(commands: Any) -> None:
         "--criterion", default="elimination", metavar="NAME", help="which units go first (elimination); see names"
     )
     shrink.add_argument("--no-layers", dest="layers", action="store_false", help="only units, no whole layers")
+    shrink.add_argument("--activations", action="store_true", help="make activations simpler first: gelu to relu")
     shrink.add_argument("--mirror", action="store_true", help="equal widths in encoder and decoder")
     shrink.add_argument("--round-to", type=int, default=8, metavar="N", help="widths are multiples of this (8)")
     shrink.add_argument("--dry-run", action="store_true", help="print the plan of one cut, write no model")

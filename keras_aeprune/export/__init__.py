@@ -5,6 +5,7 @@
 - `PRECISIONS`                the table of what `quantize=` accepts; a new precision is one row there
 - `onnx`, `OnnxModel`         the same for .onnx files
 - `benchmark`, `profile`      how long one invoke takes, several files next to each other; operation by operation
+- `latency`                   the same of a model that is not a file yet
 - `energy`                    multiplications and bytes moved, as a proxy for energy
 - `time_on_phone`             the same on a connected phone
 - `micro_source`, `c_array`, `arena_hint`   C++ for a microcontroller
@@ -20,6 +21,7 @@ from keras_aeprune.export.int8_errors import LayerErrors, layer_errors, sensitiv
 from keras_aeprune.export.layer_times import OperationTime, Profile, profile
 from keras_aeprune.export.metadata import read_metadata
 from keras_aeprune.export.microcontroller import arena_hint, c_array, micro_source
+from keras_aeprune.export.model_time import latency
 from keras_aeprune.export.onnx_file import OnnxFile, OnnxModel, onnx
 from keras_aeprune.export.phone import PhoneError, PhoneLatency, time_on_phone
 from keras_aeprune.export.precisions import PRECISIONS, Precision
@@ -52,6 +54,7 @@ __all__ = [
     "c_array",
     "energy",
     "int8_quality",
+    "latency",
     "latency_table",
     "layer_errors",
     "micro_source",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -109,7 +110,7 @@ class Ladder:
         return min(kept, key=lambda row: row["bytes"], default=None)
 
     def nearest(self) -> dict[str, Any]:
-        """The row after the given one that misses least: the fewest limits of quality, then the smallest excess."""
+        """The row behind the given one that misses least: the fewest limits of quality, then the least excess."""
         budget = self.task.budget
 
         def distance(row: dict[str, Any]) -> tuple[int, float]:
@@ -131,9 +132,7 @@ class Ladder:
                 return
             name = f"cut_{number}"
             before = self._model(parent)
-            row = self._quantized(
-                name, name, f"cut to {_text(target)}", lambda b=before, t=target, n=name: self._cut(b, t, n)
-            )
+            row = self._quantized(name, name, f"cut to {_text(target)}", partial(self._cut, before, target, name))
             smaller = row["parameters"] < before.count_params()
             open_end = not self.task.budget.has_cost and not self.task.budget.max_drop
             if not smaller or open_end or self.task.budget.worse(row, self.given):
@@ -157,7 +156,7 @@ class Ladder:
             return {"target_params": _STEP * params}
         return None if budget.has_cost else {}
 
-    def _cut(self, model: keras.Model, target: dict[str, float], name: str) -> keras.Model:
+    def _cut(self, model: keras.Model, target: dict[str, Any], name: str) -> keras.Model:
         task, budget = self.task, self.task.budget
         limit = budget.max_error_increase
         if limit is not None:  # of the given model's loss; what is left of it for this cut
@@ -285,7 +284,7 @@ def _judge(network: keras.Model) -> keras.Model:
     return judge
 
 
-def _outputs(runner: export.TFLiteModel, samples: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _outputs(runner: export.TFLiteModel, samples: tuple[np.ndarray, np.ndarray]) -> tuple[Any, np.ndarray]:
     x, y = samples
     return runner.predict(x), y
 

@@ -16,6 +16,7 @@ from keras_aeprune import datasets, models
 from keras_aeprune._files import PREFIX, writable_folder, writing
 from keras_aeprune._progress import silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, positive_int
+from keras_aeprune.export.model_time import latency
 from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
 from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.shrinking.compensation import compensate
@@ -23,6 +24,7 @@ from keras_aeprune.shrinking.iteration import Shrunk, shrink_until
 from keras_aeprune.shrinking.planning import known_criterion, plan
 from keras_aeprune.shrinking.rebuild import compile_like
 from keras_aeprune.shrinking.shrink_plan import ShrinkPlan
+from keras_aeprune.shrinking.simplifying import ActivationPlan, simplify
 from keras_aeprune.shrinking.tracing import trace
 from keras_aeprune.shrinking.tuning import fine_tune
 
@@ -43,6 +45,7 @@ class ShrunkFile:
         after: the same of the smaller model; {} after a dry run.
         notes: what was done to the data on the way in.
         plan_path: the plan as JSON; None where it was not asked for.
+        activations: which became simpler and what that cost and saved; None where it was not asked for.
     """
 
     path: Path | None
@@ -52,9 +55,10 @@ class ShrunkFile:
     after: dict[str, float]
     notes: tuple[str, ...]
     plan_path: Path | None = None
+    activations: ActivationPlan | None = None
 
     def __str__(self) -> str:
-        lines = [str(self.made)]
+        lines = [str(self.made)] if self.activations is None else [str(self.activations), "", str(self.made)]
         if self.after:
             width = max(len(name) for name in self.before)
             lines += ["", f"{'test':<{width}}  {'before':>10}  {'after':>10}"]
@@ -78,6 +82,7 @@ def shrink_file(
     target_bytes: float | None = None,
     criterion: Any = "elimination",
     layers: bool = True,
+    activations: bool = False,
     round_to: int = 8,
     mirror: bool = False,
     epochs: int = 10,
@@ -110,6 +115,8 @@ def shrink_file(
         target_bytes: bytes of the weights as float32 at most.
         criterion: what ranks units, as for `shrinking.plan`.
         layers: whether whole layers may go, in rounds.
+        activations: whether activations become simpler first, by the rules of `shrinking.simplify`, as far as the
+            loss grows by no more than `max_error_increase` (0.05 where that is None); each change is timed.
         round_to: kept widths are rounded up to a multiple of it, >= 1.
         mirror: whether groups of about one size, as far from the input as from the output, keep the same width.
         epochs: passes over the data after the cut, or after the last round, >= 0.
@@ -143,7 +150,11 @@ def shrink_file(
         raise InputError(f"out: got {str(out)!r}, allowed: a name that ends in .keras")
     if path.resolve() == Path(model).resolve():
         raise InputError(f"out: got {str(out)!r}, the model itself, allowed: another file")
-    targets = {"target_params": target_params, "target_macs": target_macs, "target_bytes": target_bytes}
+    targets: dict[str, Any] = {
+        "target_params": target_params,
+        "target_macs": target_macs,
+        "target_bytes": target_bytes,
+    }
     targeted = any(value is not None for value in targets.values())
     if keep is not None and max_error_increase is not None:
         raise InputError("keep: got it with max_error_increase, allowed: one of them")
@@ -168,24 +179,32 @@ def shrink_file(
         _scaled_for(network, inputs)
     said = (*loaded.notes, *notes, *more)
     samples = {name: x if wanted is inputs else (x, wanted[name]) for name, x in inputs.items()}
-    widths = {"criterion": criterion, "round_to": round_to, "mirror": mirror}
-    training = {
+    widths: dict[str, Any] = {"criterion": criterion, "round_to": round_to, "mirror": mirror}
+    training: dict[str, Any] = {
         "batch_size": batch_size,
         "learning_rate": 1e-3 if learning_rate is None else learning_rate,
         "seed": seed,
         "progress": progress,
     }
     rounds = path.with_name(f"{path.name}.rounds")
+    seen = _drawn(samples["train"], seed)
     with _nothing_left(path, rounds, plan_file), no_retracing_lines():
+        simpler = None
+        if activations:
+            given, rise = network, 0.05 if max_error_increase is None else max_error_increase
+            simpler = simplify(given, seen, max_error_increase=rise, latency=latency, progress=progress)
+            network = simpler.apply(given)
+            if max_error_increase is not None:
+                max_error_increase = _left(given, network, inputs, wanted, max_error_increase)
+        made: ShrinkPlan | Shrunk
         if keep is not None or dry_run:
-            seen = _drawn(samples["train"], seed)
             made = plan(network, keep=keep, data=seen, scope="layer", **targets, **widths)
             plan_path = None if plan_file is None else Path(plan_file)
             if plan_path is not None:
                 writable_folder("plan_file", plan_path.parent)
                 made.save(plan_path)
             if dry_run:
-                return ShrunkFile(None, made, made.params, before, {}, said, plan_path)
+                return ShrunkFile(None, made, made.params, before, {}, said, plan_path, simpler)
             writable_folder("out", path.parent)
             small = _cut_once(network, made, seen, samples, epochs, training)
         else:
@@ -215,7 +234,13 @@ def shrink_file(
             small.save(temporary)
     _remove(rounds)
     params = (network.count_params(), small.count_params())
-    return ShrunkFile(path, made, params, before, after, said, plan_path)
+    return ShrunkFile(path, made, params, before, after, said, plan_path, simpler)
+
+
+def _left(given: keras.Model, now: keras.Model, inputs: Mapping[str, Any], wanted: Any, limit: float) -> float:
+    """What the loss on the validation split may still grow by, as a fraction of what it is now."""
+    first, then = (evaluated(m, inputs["validation"], wanted["validation"])["loss"] for m in (given, now))
+    return max(0.0, (1 + limit) * first / then - 1)
 
 
 def _scaled_for(network: keras.Model, inputs: Mapping[str, np.ndarray]) -> None:

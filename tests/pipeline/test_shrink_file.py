@@ -100,6 +100,29 @@ def test_a_classifier_is_cut_with_its_own_loss_and_labels(tmp_path):
     assert set(made.after) == {"loss", "accuracy"}
 
 
+def test_activations_become_simpler_first_and_the_limit_counts_for_all(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(16, "gelu", name="a", bias_initializer=keras.initializers.Constant(3.0)),  # nearly linear
+            layers.Dense(8, name="b"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(X, X, epochs=30, batch_size=32, verbose=0)
+    model.save(tmp_path / "m.keras")
+    options = {**UNITS, "activations": True, "max_error_increase": 0.5}
+    made = shrink_file(tmp_path / "m.keras", X, tmp_path / "s.keras", **options)
+    [change] = made.activations.changes
+    assert (change.path, change.before, change.after) == ("a", "gelu", "relu")
+    assert np.isfinite(change.saved)
+    assert "gelu" in str(made)
+    loaded = keras.models.load_model(tmp_path / "s.keras")
+    assert loaded.get_layer("a").activation is keras.activations.relu
+    assert made.after["loss"] <= 1.5 * made.before["loss"]
+
+
 def test_data_that_are_not_scaled_as_for_the_training_are_refused(autoencoder, tmp_path):
     raw = X * 100 - 300
     with pytest.raises(
