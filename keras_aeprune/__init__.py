@@ -86,12 +86,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"keras_aeprune.{name}")
-    if name in _NAMES:
-        return getattr(import_module(f"keras_aeprune.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'keras_aeprune' has no attribute {name!r}; known: {', '.join(__all__)}")
+if not TYPE_CHECKING:  # for a type checker every unknown name would be one of Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return import_module(f"keras_aeprune.{name}")
+        if name in _NAMES:
+            return getattr(import_module(f"keras_aeprune.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'keras_aeprune' has no attribute {name!r}; known: {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -29,6 +29,13 @@ class Kernel:
     unit_axis: int | None = -1
     input_axis: int | None = -2
 
+    @property
+    def axis(self) -> int:
+        """`unit_axis` of a kernel that is known to have one."""
+        if self.unit_axis is None:
+            raise InputError(f"{self.name}: got a kernel without a known unit axis, allowed: one that has it")
+        return self.unit_axis
+
 
 _KERNEL = (Kernel("kernel"),)
 _TRANSPOSED = (Kernel("kernel", unit_axis=-2, input_axis=-1),)
@@ -154,6 +161,13 @@ class Weight:
     kernel: Kernel | None
     variable: Any
     reason: str = ""
+
+    @property
+    def facts(self) -> Kernel:
+        """`kernel` of a weight that is known to have one."""
+        if self.kernel is None:
+            raise InputError(f"{self.path}: got a weight that is no kernel, allowed: a kernel")
+        return self.kernel
 
 
 def weights(model: kl.Layer) -> list[Weight]:

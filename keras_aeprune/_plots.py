@@ -11,8 +11,8 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from keras_aeprune._validation import InputError, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -111,12 +112,12 @@ def colour(name: str) -> str:
     return next((found for words, found in _COLOURS if all(word in text for word in words)), _OTHER)
 
 
-def _settings() -> dict[str, Any]:
+def _settings() -> dict[Any, Any]:
     """Matplotlib's own defaults under this package's look, without what a session chooses for itself."""
     import matplotlib
 
     defaults = matplotlib.rcParamsDefault
-    keep = {key: defaults[key] for key in defaults if not key.startswith(_LEFT_ALONE)}
+    keep: dict[Any, Any] = {key: defaults[key] for key in defaults if not key.startswith(_LEFT_ALONE)}
     return {**keep, **_LOOK}
 
 
@@ -146,10 +147,10 @@ def figure(width: float = WIDTH, height: float = 3.0, *, rows: int = 1) -> tuple
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    made = Figure(figsize=(width, height), layout="constrained")
+    made = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.03, hspace=0.02))
     FigureCanvasAgg(made)
-    made.get_layout_engine().set(w_pad=0.05, h_pad=0.03, hspace=0.02)
     return made, list(made.subplots(rows, 1, squeeze=False)[:, 0])
 
 
@@ -203,8 +204,9 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Seque
     """
     if len(points) != len(texts):
         raise InputError(f"texts: got {len(texts)} for {len(points)} points, allowed: one text per point")
-    axes.figure.canvas.draw()
-    renderer = axes.figure.canvas.get_renderer()
+    canvas = cast("FigureCanvasAgg", axes.figure.canvas)  # as `figure` makes it
+    canvas.draw()
+    renderer = canvas.get_renderer()
     unit = axes.figure.dpi / 72
     frame = axes.get_window_extent(renderer)
     written = [text.get_window_extent(renderer) for text in axes.texts]
@@ -220,16 +222,17 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Seque
         shared = sum(_shared(box, other) for other in taken)
         return shared + 10 * (box.width * box.height - _shared(box, frame)) + unit**2 * _hits(box, inked)
 
-    def arranged(order: Sequence[int]) -> tuple[float, float, dict[int, tuple]]:
+    def arranged(order: Iterable[int]) -> tuple[float, float, dict[int, tuple]]:
         taken, chosen, total, away = list(written), {}, 0.0, 0.0
         for index in order:
             wide, high = sizes[index].width / unit, sizes[index].height / unit
             others = np.delete(centres, index, axis=0)
-            tries = []
+            tries: list[tuple] = []
             for dx, dy, far in _places(wide, high):
                 if tries and far > tries[-1][1] and min(tries)[0] == 0:
                     break
-                box = _box(*(centres[index] + np.array([dx, dy]) * unit), wide * unit, high * unit)
+                left, bottom = centres[index] + np.array([dx, dy]) * unit
+                box = _box(left, bottom, wide * unit, high * unit)
                 tries.append((cost(box, taken), far, _nearness(box, others, 40 * unit), dx, dy, box))
             worst, far, _, dx, dy, box = min(tries, key=lambda one: one[:3])
             taken.append(box)
@@ -238,7 +241,7 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Seque
         return total, away, chosen
 
     across, up = np.argsort(centres[:, 0], kind="stable"), np.argsort(centres[:, 1], kind="stable")
-    orders = [range(len(points)), across, across[::-1], up, up[::-1]]
+    orders: list[Iterable[int]] = [range(len(points)), across, across[::-1], up, up[::-1]]
     _, _, chosen = min((arranged(order) for order in orders), key=lambda one: one[:2])
     for index, note in enumerate(notes):
         dx, dy, far = chosen[index]

@@ -18,7 +18,7 @@ def silent(text: str, final: bool = True) -> None:
 class _Terminal:
     """Rewrites one line on a terminal; writes fewer, whole lines into a file."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._open = False
         self._last = 0.0
 

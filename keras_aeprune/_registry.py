@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 from keras_aeprune._validation import InputError, shown
 
-T = TypeVar("T")
+
+class Configured(Protocol):
+    """What is made from its configuration: `type(member)(**member.get_config())` equals it."""
+
+    def get_config(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=Configured)
+C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Generic[T]):
@@ -22,10 +31,19 @@ class Registry(Generic[T]):
         self.base = base
         self._members: dict[str, type[T]] = {}
 
-    def register(self, name: str):
-        """Class decorator that makes a member known under `name`."""
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator that makes a member known under `name`.
 
-        def add(cls: type[T]) -> type[T]:
+        Example:
+            >>> tables = Registry("table", dict)
+            >>> @tables.register("empty")
+            ... class Empty(dict):
+            ...     pass
+            >>> tables.names(), tables.get("empty")
+            (['empty'], {})
+        """
+
+        def add(cls: C) -> C:
             if name in self._members and self._members[name] is not cls:
                 raise InputError(f"{self.kind} {name!r} is already registered by {self._members[name]}")
             self._members[name] = cls
@@ -34,7 +52,13 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """The known names, sorted."""
+        """The known names, sorted.
+
+        Example:
+            >>> from keras_aeprune import criteria
+            >>> criteria.names()[:3]
+            ['activation_entropy', 'activation_mean', 'activation_variance']
+        """
         return sorted(self._members)
 
     def get(self, identifier: Any) -> T:

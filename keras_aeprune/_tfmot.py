@@ -14,13 +14,15 @@ _VARIABLE = "TF_USE_LEGACY_KERAS"
 _before = os.environ.get(_VARIABLE)
 _ = tf.keras.layers  # binds tf.keras to the Keras that the process has chosen
 try:
-    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_schedule
+    from tensorflow_model_optimization.python.core.sparsity.keras.pruning_schedule import (
+        ConstantSparsity,
+        PolynomialDecay,
+        PruningSchedule,
+    )
 finally:
     if _before is None:
         os.environ.pop(_VARIABLE, None)
     else:
         os.environ[_VARIABLE] = _before
 
-PruningSchedule = pruning_schedule.PruningSchedule
-ConstantSparsity = pruning_schedule.ConstantSparsity
-PolynomialDecay = pruning_schedule.PolynomialDecay
+__all__ = ["ConstantSparsity", "PolynomialDecay", "PruningSchedule"]

@@ -20,6 +20,16 @@ class BudgetError(RuntimeError):
     """A limit that the caller set (time, size, error) cannot be met."""
 
 
+def is_real(value: Any) -> bool:
+    """Whether `value` is a real number of any type, NumPy's included; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is a whole number of any type, NumPy's included; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def shown(value: Any, limit: int = 80) -> str:
     """`repr(value)` on one line, cut after `limit` characters, for use in a message."""
     text = " ".join(repr(value).split())
@@ -34,7 +44,7 @@ def refuse(name: str, value: Any, allowed: str) -> InputError:
 def fraction(name: str, value: Any, *, low_open: bool = False, high_open: bool = True) -> float:
     """`value` as a float between 0 and 1; by default 0 is allowed and 1 is not."""
     allowed = f"a fraction {'0 <' if low_open else '0 <='} {name} {'< 1' if high_open else '<= 1'}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if not is_real(value) or not math.isfinite(value):
         raise refuse(name, value, allowed)
     below = value <= 0 if low_open else value < 0
     above = value >= 1 if high_open else value > 1
@@ -46,7 +56,7 @@ def fraction(name: str, value: Any, *, low_open: bool = False, high_open: bool =
 def positive_int(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:
     """`value` as an int of at least `minimum` and at most `maximum`."""
     allowed = f"a whole number >= {minimum}" + ("" if maximum is None else f" and <= {maximum}")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if not is_whole(value):
         raise refuse(name, value, allowed)
     if value < minimum or (maximum is not None and value > maximum):
         raise refuse(name, value, allowed)
@@ -55,7 +65,7 @@ def positive_int(name: str, value: Any, *, minimum: int = 1, maximum: int | None
 
 def positive_number(name: str, value: Any, unit: str = "") -> float:
     """`value` as a finite float above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (0 < value < math.inf):
+    if not is_real(value) or not (0 < value < math.inf):
         raise refuse(name, value, f"a number > 0{' ' + unit if unit else ''}")
     return float(value)
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_aeprune._validation import fraction, positive_int, positive_number, refuse
+from keras_aeprune._validation import fraction, is_real, positive_int, positive_number, refuse
 
 __all__ = ["ActivationEntropy", "ActivityKL", "ActivityL1", "HoyerSquare", "WeightEntropy", "WeightPenalty"]
 
@@ -199,7 +198,7 @@ class WeightPenalty(keras.regularizers.Regularizer):
 
     def __init__(self, l1: float = 0.0, lp: float = 0.0, p: float = 0.5):
         for name, value in (("l1", l1), ("lp", lp)):
-            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            number = is_real(value)
             if not number or not 0 <= value < math.inf:
                 raise refuse(name, value, "a number >= 0")
         if l1 == lp == 0:
@@ -325,11 +324,11 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _float32(activations):
+def _float32(activations: Any) -> Any:
     return ops.cast(ops.convert_to_tensor(activations), "float32")
 
 
-def _samples(a):
+def _samples(a: Any) -> Any:
     return ops.cast(ops.maximum(ops.shape(a)[0], 1), "float32")
 
 

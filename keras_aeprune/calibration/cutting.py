@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -36,7 +37,7 @@ class Halves:
         return _applied(self.after, codes)
 
 
-def _applied(models, values):
+def _applied(models: Sequence[keras.Model], values: np.ndarray) -> np.ndarray:
     for model in models:
         values = predicted(model, values)
     return values
@@ -67,7 +68,7 @@ def cut(model: keras.Model, part: str) -> Halves:
     return _split(copied(model), part.split("/"), part)
 
 
-def _split(model, path, part):
+def _split(model: keras.Model, path: Sequence[str], part: str) -> Halves:
     if not _graph.is_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
         raise InputError(
             f"part: {part!r} lies in {model.name!r}, allowed: a layer of functional or Sequential models with one "
@@ -98,7 +99,7 @@ def _split(model, path, part):
     return Halves((*before, *inner.before), (*inner.after, *after))
 
 
-def _from(tensor, model, part):
+def _from(tensor: keras.KerasTensor, model: keras.Model, part: str) -> keras.Model:
     try:
         return keras.Model(tensor, model.outputs[0])
     except ValueError as error:

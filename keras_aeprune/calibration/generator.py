@@ -91,14 +91,14 @@ def train_generator(
     return _uncompiled(model, mean, deviation)
 
 
-def _noise(x, width):
+def _noise(x: np.ndarray, width: int) -> float:
     """Variance of the noise in probabilistic PCA with `width` components."""
     features = x[0].size
     left = PCA.fit(x, [width]).mse(x, width) * features / (features - width)
     return max(left, _LEAST_NOISE * float(x.var(axis=0, dtype="float64").mean()), 1e-8)
 
 
-def _seed(model, seed):
+def _seed(model: keras.Model, seed: int) -> None:
     """Draw the first weights again and set the noise, so that both depend on `seed` alone."""
     streams = iter(np.random.SeedSequence(seed).generate_state(len(model.weights) + 1).tolist())
     for layer in model._flatten_layers():
@@ -110,14 +110,14 @@ def _seed(model, seed):
     state.assign(np.array([next(streams), 0], dtype="uint32"))
 
 
-def _train(model, x, loss, epochs, generator):
+def _train(model: keras.Model, x: np.ndarray, loss: Any, epochs: int, generator: np.random.Generator) -> None:
     size = min(batch_for(len(x)), len(x))
     steps = len(x) // size
     places = np.concatenate([generator.permutation(len(x))[: steps * size] for _ in range(epochs)])
     with tf.device("CPU"):
         samples = tf.constant(x)
 
-    def batch(rows):
+    def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         taken = tf.gather(samples, rows)
         return taken, taken
 
@@ -129,10 +129,10 @@ def _train(model, x, loss, epochs, generator):
     model.fit(batches, shuffle=False, verbose=0)
 
 
-def _uncompiled(model, mean, deviation):
+def _uncompiled(model: keras.Model, mean: np.ndarray | None, deviation: np.ndarray | None) -> keras.Model:
     """The same layers without optimizer and loss; with `mean`, between values in their own units."""
     encoder, decoder = model.encoder, model.decoder
-    if mean is not None:
+    if mean is not None and deviation is not None:
         scale = {"axis": -1, "mean": mean.tolist(), "variance": np.square(deviation).tolist()}
         inputs = keras.Input(encoder.input_shape[1:], name="sample")
         trunk = keras.Model(encoder.input, encoder.get_layer("mean").input, name="trunk")

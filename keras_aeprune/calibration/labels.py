@@ -53,7 +53,7 @@ def predicted_labels(model: keras.Model | None, x: np.ndarray, y: np.ndarray | N
         found = (outputs[:, 0] > (0.5 if ending == "sigmoid" else 0.0)).astype("int64")
     else:
         return None
-    one_hot = classes is not None and y.ndim == 2 and y.shape[1] == width and width >= 2
+    one_hot = y is not None and classes is not None and y.ndim == 2 and y.shape[1] == width and width >= 2
     if one_hot or (y is None and several and loss == "categorical_crossentropy"):
         return np.eye(width, dtype="float32" if y is None else y.dtype)[found]
     return found[:, None] if y is not None and y.ndim == 2 else found

@@ -68,7 +68,7 @@ def mixed(
     return Calibration(x, y, text if len(used) > 1 else used[0].source)
 
 
-def _drawn(name, part, count, samples, generator):
+def _drawn(name: str, part: Calibration, count: int, samples: int, generator: np.random.Generator) -> Calibration:
     if count > len(part):
         raise InputError(
             f"{name}: got {len(part)} samples, allowed: {count} or more, which samples={samples} and "

@@ -13,7 +13,7 @@ from keras_aeprune.calibration.sources import Source, checked, needed, register,
 __all__ = ["GaussianNoise", "ShuffledPixels", "UniformNoise"]
 
 
-def _finished(x, real, model, name):
+def _finished(x: np.ndarray, real: Calibration | None, model: keras.Model | None, name: str) -> Calibration:
     labels = predicted_labels(model, x, None if real is None else real.y)
     return Calibration(x, labels, name)
 

@@ -50,12 +50,13 @@ def read(data: Any, samples: int | None, balanced: bool, generator: np.random.Ge
     if hasattr(data, "__array__"):
         return _array("data", data), None
     if isinstance(data, str | bytes | list | dict | set) or not isinstance(data, Iterable):
-        hint = {
+        hints: dict[type, str] = {
             str: "; datasets.load reads files and named sets",
             list: "; np.asarray makes an array of a list of samples, iter() a stream of a list of batches",
             dict: "; models with several inputs are not supported",
-        }.get(type(data), "")
-        raise refuse("data", f"{shown(data, 40)} of type {type(data).__name__}", _ALLOWED + hint)
+        }
+        received = f"{shown(data, 40)} of type {type(data).__name__}"
+        raise refuse("data", received, _ALLOWED + hints.get(type(data), ""))
     return _collected((_pair(batch) for batch in data), samples, balanced)
 
 
@@ -137,9 +138,10 @@ def _collected(batches: Iterator[Pair], samples: int | None, balanced: bool) -> 
         raise refuse(
             "data", "batches with different kinds of targets", "y of one shape in all batches, or in none"
         )
-    if targets[0] is None:
+    given = [part for part in targets if part is not None]  # all of them or none, see above
+    if not given:
         return np.concatenate(inputs), None
-    y = np.concatenate(targets)
+    y = np.concatenate(given)
     return np.concatenate(inputs), np.char.decode(y.astype("S"), "utf-8") if y.dtype == object else y
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,21 +20,20 @@ from keras_aeprune.models.outcome import predicted
 __all__ = ["Cut", "Decoder"]
 
 
-def _given(model, who):
+def _given(model: keras.Model | None, who: str) -> keras.Model:
     if model is None:
         raise InputError(f"model: got None, allowed: the model whose part makes the samples of {who!r}")
     return model
 
 
-def _finished(x, real, model, name):
+def _finished(x: Any, real: Calibration | None, model: keras.Model, name: str) -> Calibration:
     x = np.asarray(x, dtype="float32")
     if not np.isfinite(x).all():
         raise InputError(f"model: {model.name!r} makes NaN or infinite samples of drawn codes; train it first")
     wanted = getattr(model, "input_shape", None) if real is None else real.x.shape
-    plain = isinstance(wanted, tuple) and not any(isinstance(size, tuple) for size in wanted)
-    if plain and (
-        len(wanted) != x.ndim or any(a not in (None, b) for a, b in zip(wanted[1:], x.shape[1:], strict=True))
-    ):
+    if not isinstance(wanted, tuple) or any(isinstance(size, tuple) for size in wanted):
+        wanted = x.shape  # several inputs, or none known: nothing to compare with
+    if len(wanted) != x.ndim or any(a not in (None, b) for a, b in zip(wanted[1:], x.shape[1:], strict=True)):
         raise InputError(
             f"model: the part behind {name!r} makes values of shape {x.shape[1:]}, allowed: a part that makes "
             f"samples of shape {tuple(wanted[1:])}, as in an autoencoder"
@@ -63,7 +63,8 @@ class Decoder(Source):
         self, n: int, *, real: Calibration | None = None, model: keras.Model | None = None, seed: int = 0
     ) -> Calibration:
         n, generator = checked(n, real, model, seed)
-        decoder = decoder_of(_given(model, "decoder"))
+        model = _given(model, "decoder")
+        decoder = decoder_of(model)
         shape = getattr(decoder, "input_shape", None)
         known = isinstance(shape, tuple) and all(size is None or isinstance(size, int) for size in shape)
         if shape is not None and (not known or None in shape[1:]):
@@ -121,7 +122,8 @@ class Cut(Source):
         self, n: int, *, real: Calibration | None = None, model: keras.Model | None = None, seed: int = 0
     ) -> Calibration:
         n, generator = checked(n, real, model, seed)
-        halves = cut(_given(model, "cut"), self.part)
+        model = _given(model, "cut")
+        halves = cut(model, self.part)
         activations = halves.encode(needed(real, "cut", least=2).x)
         shape = activations.shape[1:]
         codes = Gaussian.fit(activations.reshape(len(activations), -1)).draw(n, generator, clip=True)

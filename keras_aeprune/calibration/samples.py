@@ -23,6 +23,11 @@ class Calibration:
         x: model inputs, shape (n, ...), float32, n >= 1.
         y: labels or targets, n of them; None for an autoencoder, whose target is x.
         source: how they came about, for tables: "real", "vae", ...
+
+    Example:
+        >>> samples = Calibration(np.zeros((600, 4), "float32"))
+        >>> len(samples), [len(x) for x, target in samples.batches()], samples.source
+        (600, [256, 256, 88], 'real')
     """
 
     x: np.ndarray
@@ -103,7 +108,7 @@ def get(data: Any, *, samples: int | None = None, seed: int = 0, balanced: bool 
     return Calibration(_finite_float32(x), _finite_targets(y), source)
 
 
-def _check_shapes(x, y):
+def _check_shapes(x: np.ndarray, y: np.ndarray | None) -> None:
     if x.dtype.kind not in "biuf" or x.ndim < 2 or not x.size:
         hint = "; x[None] for a single sample, x[:, None] for one value a sample" if x.ndim == 1 and x.size else ""
         raise refuse("data", f"{x.dtype} array of shape {x.shape}", f"numbers of shape (n, ...), n >= 1{hint}")
@@ -114,14 +119,14 @@ def _check_shapes(x, y):
         raise refuse("data", received, "one label or target for each sample, numbers or texts")
 
 
-def _equal(x, y):
+def _equal(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether the targets are the inputs; the first rows settle it for most data."""
     if x is y:
         return True
     return x.shape == y.shape and np.array_equal(x[:1], y[:1]) and np.array_equal(x, y)
 
 
-def _finite_float32(x):
+def _finite_float32(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused below
         found = np.ascontiguousarray(x, dtype="float32")
     finite = np.isfinite(found)
@@ -134,7 +139,7 @@ def _finite_float32(x):
     return found
 
 
-def _finite_targets(y):
+def _finite_targets(y: np.ndarray | None) -> np.ndarray | None:
     if y is not None and y.dtype.kind == "f" and not np.isfinite(y).all():
         raise InputError("data: got NaN or infinite targets y, allowed: finite numbers; drop or fill them")
     return y

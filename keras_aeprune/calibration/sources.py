@@ -24,6 +24,13 @@ class Source(ABC):
     were. The constructor holds the configuration and nothing else; data and model are passed in the call.
     Samples that are made, not taken, get labels only where a model that is a classifier predicts them (see
     `labels.predicted_labels`); otherwise y is None.
+
+    Example:
+        >>> class Zeros(Source):
+        ...     def draw(self, n, *, real=None, model=None, seed=0):
+        ...         return Calibration(np.zeros((n, *real.x.shape[1:]), "float32"), source="zeros")
+        >>> Zeros().draw(3, real=Calibration(np.ones((9, 2), "float32"))).x.shape
+        (3, 2)
     """
 
     @abstractmethod

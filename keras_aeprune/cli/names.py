@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_aeprune._registry import Registry
 from keras_aeprune.cli.options import command
 
 __all__ = ["COMMANDS", "known_names"]
@@ -40,7 +41,7 @@ def known_names() -> dict[str, dict[str, str]]:
     from keras_aeprune.criteria import base as criteria
     from keras_aeprune.sparsity import allocation, patterns, regrowth
 
-    registries = {
+    registries: dict[str, Registry[Any]] = {
         "criteria": criteria._registry,
         "allocations": allocation._registry,
         "schedules": schedules.base.registry,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -127,7 +127,7 @@ class _Shared:
             variable.constraint = ShareConstraint(labels, variable.constraint)
             self.held.append(variable)
         if not self.held:
-            listed = "; ".join(f"{row.path}: {row.reason}" for row in self.rows)
+            listed = "; ".join(f"{row.path}: {row.reason}" for _, row in self.rows)
             raise InputError(
                 f"model {model.name!r}: got nothing to share ({listed or 'no kernels'}), allowed: a model with a "
                 "trainable kernel"
@@ -308,9 +308,10 @@ class Cluster(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._shared.restore()
-        self.table = self._shared.table()
-        self._shared.release()
+        shared = cast(_Shared, self._shared)  # since the training began
+        shared.restore()
+        self.table = shared.table()
+        shared.release()
         vars(self.model.optimizer).pop("apply", None)
         self.model.make_train_function(force=True)
 
@@ -395,6 +396,5 @@ def cluster(
     rates = keras.optimizers.schedules.CosineDecay(learning_rate, steps * epochs)
     copy.compile(keras.optimizers.Adam(rates), model.loss)
     sharing = Cluster(bits, gradient=gradient)
-    lines = Lines(f"cluster {model.name}", progress)
-    copy.fit(**arguments, epochs=epochs, verbose=0, callbacks=[sharing, lines])
-    return copy, sharing.table
+    copy.fit(**arguments, epochs=epochs, verbose=0, callbacks=[sharing, Lines(f"cluster {model.name}", progress)])
+    return copy, cast(SharingTable, sharing.table)

@@ -97,11 +97,11 @@ def _lloyd(line: np.ndarray, clusters: int, init: str, iterations: int) -> np.nd
         centres = np.linspace(line[0], line[-1], clusters) if clusters > 1 else np.array([line.mean()])
     else:
         centres = np.quantile(line, (np.arange(clusters) + 0.5) / clusters)
-    sums, edges = np.concatenate([[0.0], np.cumsum(line)]), None
+    sums, edges = np.concatenate([[0.0], np.cumsum(line)]), np.empty(0, int)
     for _ in range(iterations):
         middles = (centres[:-1] + centres[1:]) / 2
         found = np.concatenate([[0], np.searchsorted(line, middles, side="right"), [line.size]])
-        if edges is not None and np.array_equal(found, edges):
+        if np.array_equal(found, edges):
             break
         edges, sizes = found, np.diff(found)
         means = np.diff(sums[edges]) / np.maximum(sizes, 1)

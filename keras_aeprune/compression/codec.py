@@ -190,14 +190,14 @@ def pack(
     one_of("coder", coder, CODERS)
     source, known = _source(model, "model"), None if base is None else _source(base, "base")
     graph, tensors = source.graph, source.tensors
-    share = _sharing(tensors, bits, bias_bits)
-    body, old = bytearray(), [None] * len(tensors)
+    share, body = _sharing(tensors, bits, bias_bits), bytearray()
+    old: list[np.ndarray | None] = [None] * len(tensors)
     if known is not None:
         if known.kind != source.kind:
             raise InputError(f"base: got a {known.kind} model, allowed: {source.kind} as the model")
         delta.same_layout(tensors, known.tensors)
         body += delta.put_base(known.tensors)
-        old = [tensor.value for tensor in known.tensors]
+        old[:] = [tensor.value for tensor in known.tensors]
     dictionary = known.graph if known else graphs.DICTIONARY if source.kind == "keras" else b""
     put_section(body, graph, dictionary)
     if source.kind == "tflite":

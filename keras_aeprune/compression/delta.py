@@ -157,14 +157,10 @@ def put_tensor(
     if old is None:
         value = new if share is None else share(new)
         return put_array(value, coder), value
-    best = None
-    flat = [np.ascontiguousarray(value).reshape(value.shape or (1,)) for value in (new, old)]
-    for mode, array in candidates(*flat, share):
-        coded = put_array(array, coder)
-        if best is None or len(coded.data) < len(best[0].data):
-            best = coded, mode, array
-    coded, mode, array = best
-    value = restored(mode, array, flat[1]).reshape(new.shape)
+    flat_new, flat_old = (np.ascontiguousarray(value).reshape(value.shape or (1,)) for value in (new, old))
+    ways = [(put_array(array, coder), mode, array) for mode, array in candidates(flat_new, flat_old, share)]
+    coded, mode, array = min(ways, key=lambda way: len(way[0].data))
+    value = restored(mode, array, flat_old).reshape(new.shape)
     return replace(coded, data=bytes([mode]) + coded.data, mode=MODE_NAMES[mode]), value
 
 

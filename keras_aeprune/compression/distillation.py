@@ -26,7 +26,7 @@ from keras_aeprune._validation import (
 __all__ = ["Lines", "distill", "fed", "taught"]
 
 MATCHES = ("auto", "logits", "probabilities", "outputs")
-_CATEGORICAL = ("CategoricalCrossentropy", "SparseCategoricalCrossentropy")
+_CATEGORICAL: tuple[str, ...] = ("CategoricalCrossentropy", "SparseCategoricalCrossentropy")
 _CATEGORICAL += ("categorical_crossentropy", "sparse_categorical_crossentropy")
 _LEAST = 1e-7  # of a probability whose logarithm is taken
 
@@ -38,12 +38,12 @@ class Lines(keras.callbacks.Callback):
         super().__init__()
         self.what, self.say = what, to_stderr if progress else silent
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._began = time.monotonic()
 
-    def on_epoch_end(self, epoch, logs=None):
-        epochs, passed = self.params["epochs"], time.monotonic() - self._began
-        losses = "  ".join(f"{n} {float(logs[n]):.5g}" for n in ("loss", "val_loss") if n in (logs or {}))
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs, epochs, passed = logs or {}, self.params["epochs"], time.monotonic() - self._began
+        losses = "  ".join(f"{n} {float(logs[n]):.5g}" for n in ("loss", "val_loss") if n in logs)
         left = clock(passed / (epoch + 1) * (epochs - epoch - 1))
         self.say(f"{self.what}: epoch {epoch + 1}/{epochs}  {losses}  {left} left", epoch + 1 == epochs)
 
@@ -107,7 +107,9 @@ def taught(model: keras.Model, teacher: keras.Model, matching: Any, alpha: float
     used: list[bool] = []
     own, takes = model.compute_loss, model._compute_loss_has_training_arg
 
-    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
         loss = own(x, y, y_pred, sample_weight, **({"training": training} if takes else {}))
         if not training:
             return loss
@@ -227,7 +229,7 @@ def distill(
         )
     kind = _kind(student, match)
     arguments = fed("data", data, batch_size)
-    judged = None if validation is None else fed("validation", validation, batch_size)
+    judged: Any = None if validation is None else fed("validation", validation, batch_size)
     if judged is not None:
         judged = (judged["x"], judged["y"]) if "y" in judged else judged["x"]
     _check_teacher(teacher, student, kind, _first(arguments))

@@ -19,15 +19,15 @@ from keras_aeprune._validation import InputError
 __all__ = ["FakeQuantized", "QuantizedLayer", "quantized_layers", "round_activations", "round_weights"]
 
 _LEVELS = 255
-_KERNELED = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv1DTranspose, kl.Conv2DTranspose)
+_KERNELED: tuple[type, ...] = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv1DTranspose, kl.Conv2DTranspose)
 _KERNELED += (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
 _SEPARABLE = (kl.SeparableConv1D, kl.SeparableConv2D)
 _ACTIVATIONS = (kl.Activation, kl.ReLU, kl.LeakyReLU, kl.PReLU, kl.ELU, kl.Softmax)
-_COMPUTED = (kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate)
+_COMPUTED: tuple[type, ...] = (kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum)
 _COMPUTED += (kl.AveragePooling1D, kl.AveragePooling2D, kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D)
-_COMPUTED += (kl.Rescaling,)
+_COMPUTED += (kl.Concatenate, kl.Rescaling)
 # what hands values on as they are, so that the file keeps one scale before and after it
-_PASSING = (kl.InputLayer, kl.Identity, kl.Flatten, kl.Reshape, kl.Permute, kl.RepeatVector)
+_PASSING: tuple[type, ...] = (kl.InputLayer, kl.Identity, kl.Flatten, kl.Reshape, kl.Permute, kl.RepeatVector)
 _PASSING += (kl.MaxPooling1D, kl.MaxPooling2D, kl.GlobalMaxPooling1D, kl.GlobalMaxPooling2D)
 _PASSING += (kl.UpSampling1D, kl.ZeroPadding1D, kl.ZeroPadding2D, kl.Cropping1D, kl.Cropping2D)
 _PASSING += (kl.Dropout, kl.SpatialDropout1D, kl.SpatialDropout2D, kl.GaussianDropout, kl.GaussianNoise)
@@ -196,7 +196,7 @@ class FakeQuantized:
         """A compiled function that returns the ranges on one batch, in the order of `_places`."""
 
         @tf.function(autograph=False, reduce_retracing=True)
-        def watch(x):
+        def watch(x: tf.Tensor) -> list[tuple[Any, Any]]:
             self._observed = {}
             try:
                 self.model(x, training=False)
@@ -266,7 +266,7 @@ class FakeQuantized:
         return call
 
     def _kerneled(self, layer: Any, absorbed: bool) -> Callable[..., Any]:
-        own, function = layer.call, getattr(layer, "activation", None)
+        own, function = layer.call, layer.activation
         name = _activation(layer)
 
         def activation(z: Any) -> Any:
@@ -309,8 +309,8 @@ class FakeQuantized:
 
     def _weights(self, layer: Any) -> list[tuple[Any, tf.Tensor]]:
         found = []
-        for kernel in kernels_of(layer):
-            variable, axis = getattr(layer, kernel.name), kernel.unit_axis
+        for kernel in kernels_of(layer) or ():
+            variable, axis = getattr(layer, kernel.name), kernel.axis
             value = tf.convert_to_tensor(variable.value)
             if "epthwise" in type(layer).__name__ or kernel.name == "depthwise_kernel":
                 shape = value.shape  # the units are channels times multiplier

@@ -220,12 +220,12 @@ def fold_units(scores: np.ndarray, weight: Weight) -> np.ndarray | None:
     Returns:
         One number per unit, float32; None for a kernel without a known unit axis.
     """
-    axis = weight.kernel.unit_axis
+    axis = weight.facts.unit_axis
     if axis is None:
         return None
     size = int(weight.variable.shape[axis])
     per_unit = len(scores) // size if size else 0
-    if axis == -2 and per_unit > 1 and weight.kernel.input_axis is None:
+    if axis == -2 and per_unit > 1 and weight.facts.input_axis is None:
         scores = scores.reshape(size, per_unit).mean(axis=1)
     return scores.astype(np.float32)
 
@@ -246,7 +246,7 @@ def spread_units(scores: np.ndarray, weight: Weight) -> np.ndarray:
         Array of the kernel's shape, float32.
     """
     shape = tuple(map(int, weight.variable.shape))
-    axis, count = weight.kernel.unit_axis, len(scores)
+    axis, count = weight.facts.unit_axis, len(scores)
     scores = np.asarray(scores, np.float32)
     if axis is not None and count and math.prod(shape):
         size = shape[axis]
@@ -273,10 +273,10 @@ def _means(seen: Evidence, value: Callable[[tf.Tensor], tf.Tensor]) -> list[np.n
 
 def _of_inputs(norms: np.ndarray, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
     """The features' norms, laid out so that they multiply a kernel of that shape."""
-    axis, layer = weight.kernel.input_axis, weight.layer
+    axis, layer = weight.facts.input_axis, weight.layer
     if isinstance(layer, kl.Embedding):
         return norms[:, None]
-    if axis is None and weight.kernel.unit_axis == -2:  # depthwise: the unit is the input
+    if axis is None and weight.facts.unit_axis == -2:  # depthwise: the unit is the input
         axis = -2
     if axis is None:
         return np.sqrt(np.mean(np.square(norms), dtype=np.float64)).astype(np.float32)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
 
 from keras_aeprune._layers import Weight
 from keras_aeprune._registry import Registry
+from keras_aeprune._validation import InputError
 from keras_aeprune.calibration import Calibration
 
 __all__ = ["Criterion", "Evidence", "get", "names", "register", "serialize"]
@@ -27,12 +28,26 @@ class Evidence:
         data: calibration samples; None where the caller gave none.
         loss: what the caller gave as loss=: a name, a `keras.losses.Loss` or a function; None takes the
             compiled one.
+
+    Example:
+        >>> from keras_aeprune._layers import weights
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="a")])
+        >>> seen = Evidence(model, tuple(weights(model)))
+        >>> [kernel.shape for kernel in seen.kernels], seen.data
+        ([(2, 3)], None)
     """
 
     model: keras.Model
     weights: tuple[Weight, ...]
     data: Calibration | None = None
     loss: str | keras.losses.Loss | Callable[..., Any] | None = field(default=None)
+
+    @property
+    def samples(self) -> Calibration:
+        """`data` for a criterion that cannot do without."""
+        if self.data is None:
+            raise InputError("data: got None, allowed: calibration samples")
+        return self.data
 
     @cached_property
     def kernels(self) -> list[np.ndarray]:
@@ -50,7 +65,14 @@ class Criterion:
 
     Attributes:
         needs: "weights", "gradients" (data and a loss) or "activations" (data).
-        needs_data: whether `measure` can do without calibration data.
+        needs_data: whether `measure` must be given calibration data.
+
+    Example:
+        >>> class Spread(Criterion):
+        ...     def scores(self, kernel, path):
+        ...         return np.abs(kernel - kernel.mean())
+        >>> Spread().scores(np.array([[1.0, 3.0, 8.0]]), "a/kernel").tolist()
+        [[3.0, 1.0, 4.0]]
     """
 
     needs: str = "weights"
@@ -79,6 +101,14 @@ class Criterion:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
+
+
+@runtime_checkable
+class Compensating(Protocol):
+    """A criterion that also says how the weights that stay make up for those that go."""
+
+    def compensated(self, seen: Evidence, masks: list[np.ndarray]) -> list[np.ndarray]:
+        """The kernels with the masked weights at zero and the others moved."""
 
 
 _registry: Registry[Criterion] = Registry("criterion", Criterion)

@@ -174,10 +174,10 @@ class PredictionSensitivity(Criterion):
         terms = list(self._signs(weights.ravel()))
         exact = self.probes is None and weights.size <= _EXACT_OUTPUTS
         scale = twice * len(outputs) / (1 if exact else len(terms))
-        total: list[np.ndarray] | None = None
-        for term in terms:
-            found = gradients.squares(term(len(outputs)))
-            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        squares = (gradients.squares(term(len(outputs))) for term in terms)
+        total = next(squares)
+        for found in squares:
+            total = [a + b for a, b in zip(total, found, strict=True)]
         return [(values * np.float32(scale)).astype(np.float32) for values in total]
 
     def _signs(self, weights: np.ndarray) -> Iterator[Any]:
@@ -193,7 +193,7 @@ class PredictionSensitivity(Criterion):
             yield lambda n: np.where(draw.integers(0, 2, (n, weights.size)), weights, -weights)
 
     def _variances(self, seen: Evidence, outputs: np.ndarray) -> np.ndarray:
-        targets = seen.data.x if seen.data.y is None else seen.data.y
+        targets = seen.samples.x if seen.samples.y is None else seen.samples.y
         if np.size(targets) != outputs.size:
             raise InputError(
                 f"y: got targets of shape {np.shape(targets)} for outputs of shape {outputs.shape}, allowed: "
@@ -217,7 +217,7 @@ def _loss(seen: Evidence) -> Any:
         "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy(),
         "binary_crossentropy": keras.losses.BinaryCrossentropy(),
     }
-    return wrapped.get(getattr(found, "__name__", None), found)
+    return wrapped.get(getattr(found, "__name__", ""), found)
 
 
 def _is_classifier(seen: Evidence, loss: Any) -> bool:
@@ -225,7 +225,7 @@ def _is_classifier(seen: Evidence, loss: Any) -> bool:
     if name in _CLASS_LOSSES:
         return True
     if name in _BINARY_LOSSES:
-        return seen.data.y is not None
+        return seen.samples.y is not None
     return "softmax" in _last_activation(seen.model)
 
 
@@ -241,7 +241,7 @@ def _last_activation(model: keras.Model) -> str:
 
 def _predictions(seen: Evidence, size: int) -> Any:
     compiled = tf.function(lambda x: forward(seen.model, x), autograph=False, reduce_retracing=True)
-    parts = [compiled(tf.constant(x)) for x, _ in seen.data.batches(size)]
+    parts = [compiled(tf.constant(x)) for x, _ in seen.samples.batches(size)]
     if not isinstance(parts[0], tf.Tensor):
         return None
     return np.concatenate([part.numpy() for part in parts]).astype(np.float32)

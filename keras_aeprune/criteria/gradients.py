@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aeprune._layers import Weight
-from keras_aeprune._validation import InputError, one_of, positive_int, refuse
+from keras_aeprune._validation import InputError, is_real, one_of, positive_int, refuse
 from keras_aeprune.criteria.base import Criterion, Evidence, register
 from keras_aeprune.criteria.losses import parts, unchanged
 from keras_aeprune.criteria.training_loss import training_losses
@@ -105,7 +104,7 @@ class GradientMagnitude(Criterion):
     needs = "gradients"
 
     def __init__(self, exponent: float = 0.25, *, batch_size: int = 32):
-        if isinstance(exponent, bool) or not isinstance(exponent, numbers.Real) or not 0 <= exponent < math.inf:
+        if not is_real(exponent) or not 0 <= exponent < math.inf:
             raise refuse("exponent", exponent, "a number >= 0")
         self.exponent = float(exponent)
         self.batch_size = positive_int("batch_size", batch_size)
@@ -271,7 +270,9 @@ def _values(weights: Iterable[Weight]) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(weight.variable) for weight in weights]
 
 
-def _batch_loss(seen, losses, x, y, rows, values=(), weights=None) -> tf.Tensor:
+def _batch_loss(
+    seen: Evidence, losses: Callable[..., Any], x: Any, y: Any, rows: Any, values: Any = (), weights: Any = None
+) -> tf.Tensor:
     """The summed loss of the rows that count, with tensors in the place of the kernels."""
     variables = [w.variable for w in (seen.weights if weights is None else weights)] if values else []
     each = losses(x, y, zip(variables, values, strict=True))
@@ -299,17 +300,17 @@ def _over_batches(
     size = min(batch_size, len(seen.data))
 
     @tf.function(autograph=False)
-    def step(totals, x, y, rows):
+    def step(totals: list[tf.Tensor] | None, x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
         found = [tf.cast(one, "float32") for one in added(x, y, rows)]
         return found if totals is None else [total + one for total, one in zip(totals, found, strict=True)]
 
-    totals = None
+    totals: list[tf.Tensor] | None = None
     for x, y in seen.data.batches(size):
         missing = size - len(keras.tree.flatten(x)[0])
         rows = tf.constant(np.arange(size) < size - missing, "float32")
         x, y = (keras.tree.map_structure(lambda array, n=missing: _filled(array, n), part) for part in (x, y))
         totals = step(totals, x, y, rows)
-    means = [total.numpy() / np.float32(len(seen.data)) for total in totals]
+    means = [total.numpy() / np.float32(len(seen.data)) for total in totals or ()]
     for name, mean in zip(names or [weight.path for weight in seen.weights], means, strict=True):
         if not np.isfinite(mean).all():
             raise InputError(
@@ -328,7 +329,7 @@ def _filled(array: Any, missing: int) -> tf.Tensor:
 
 def _in_units(weight: Weight) -> bool:
     """Whether a kernel is cut along the output units of its layer; a separable layer's first kernel is not."""
-    return weight.kernel.unit_axis is not None and weight.kernel.name != "depthwise_kernel"
+    return weight.facts.unit_axis is not None and weight.facts.name != "depthwise_kernel"
 
 
 def _layers_with_units(seen: Evidence) -> dict[str, list[Weight]]:
@@ -343,7 +344,7 @@ def _units(weight: Weight) -> int:
     """Output units of the layer; recurrent cells hold one column for each unit and gate."""
     if hasattr(weight.layer, "state_size"):
         return int(getattr(weight.layer, "units", None) or weight.layer.filters)
-    return int(weight.variable.shape[weight.kernel.unit_axis])
+    return int(weight.variable.shape[weight.facts.axis])
 
 
 def _bias(weight: Weight) -> list[Weight]:
@@ -357,7 +358,7 @@ def _unit_sums(kernel: Weight, weight: Weight, array: tf.Tensor) -> tf.Tensor:
     units = _units(kernel)
     if weight.kernel is not None:
         array = keras.ops.moveaxis(array, weight.kernel.unit_axis, -1)
-    elif kernel.kernel.unit_axis == -2 and array.shape[-1] != units:  # depthwise: several outputs per channel
+    elif kernel.facts.unit_axis == -2 and array.shape[-1] != units:  # depthwise: several outputs per channel
         return tf.reduce_sum(tf.reshape(array, (units, -1)), axis=1)
     return tf.reduce_sum(tf.reshape(array, (-1, units)), axis=0)
 
@@ -386,7 +387,7 @@ def _put_gate(weight: Weight, gate: tf.Tensor) -> None:
 
 def _spread(weight: Weight, layer: list[Weight], scores: np.ndarray) -> np.ndarray:
     """Unit scores as scores of a kernel's weights, so that they add up to the unit's over the layer's kernels."""
-    shape, axis = tuple(weight.variable.shape), weight.kernel.unit_axis
+    shape, axis = tuple(weight.variable.shape), weight.facts.axis
     share = scores * (len(scores) / sum(math.prod(one.variable.shape) for one in layer))
     along = np.tile(share, shape[axis] // len(share))
     flat = [1] * len(shape)

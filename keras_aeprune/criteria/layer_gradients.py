@@ -69,7 +69,7 @@ def _depthwise(layer: kl.Layer, x: Any, delta: Any) -> Any:
 
 
 # Where `call` is the layer's own, a layer kind's product is a sample's gradient.
-_RULES: dict[type, Callable[[kl.Layer, Any, Any], Any]] = {
+_RULES: dict[type[kl.Layer], Callable[[kl.Layer, Any, Any], Any]] = {
     kl.Dense: dense,
     **dict.fromkeys((kl.Conv1D, kl.Conv2D, kl.Conv3D), _convolution),
     **dict.fromkeys((kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose), _transposed),
@@ -91,10 +91,14 @@ def rule(layer: kl.Layer) -> Callable[[kl.Layer, Any, Any], Any] | None:
     if not plain or getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return None
     kinds = (kind for kind in _RULES if isinstance(layer, kind) and type(layer).call is kind.call)
-    return _RULES.get(next(kinds, None))
+    return next((_RULES[kind] for kind in kinds), None)
 
 
-_CELLS: dict[type, type] = {kl.LSTM: kl.LSTMCell, kl.GRU: kl.GRUCell, kl.SimpleRNN: kl.SimpleRNNCell}
+_CELLS: dict[type[kl.RNN], type[kl.Layer]] = {
+    kl.LSTM: kl.LSTMCell,
+    kl.GRU: kl.GRUCell,
+    kl.SimpleRNN: kl.SimpleRNNCell,
+}
 
 
 def is_recurrent(layer: kl.Layer) -> bool:

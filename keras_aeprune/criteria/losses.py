@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,7 +148,7 @@ class _Function(keras.losses.Loss):
         super().__init__(name="function", reduction=None)
         self.function = function
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         true, pred = len(y_true.shape), len(y_pred.shape)
         if pred == true + 1 and y_pred.shape[-1] == 1:
             if true == 1:
@@ -163,7 +163,7 @@ class _Function(keras.losses.Loss):
         return self.function(y_true, y_pred)
 
 
-def _crossentropy(y_true, y_pred):
+def _crossentropy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     """What compile takes for "crossentropy": binary, sparse or categorical by the shapes."""
     if y_pred.shape[-1] == 1:
         return keras.losses.binary_crossentropy(y_true, y_pred)
@@ -172,7 +172,7 @@ def _crossentropy(y_true, y_pred):
     return keras.losses.categorical_crossentropy(y_true, y_pred)
 
 
-def _each(loss, change):
+def _each(loss: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(loss, dict) and "class_name" not in loss:
         return {key: _each(one, change) for key, one in loss.items()}
     if isinstance(loss, (list, tuple)):
@@ -180,7 +180,7 @@ def _each(loss, change):
     return None if loss is None else change(loss)
 
 
-def _unreduced(loss):
+def _unreduced(loss: Any) -> keras.losses.Loss:
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         return _Function(_crossentropy)
     try:
@@ -197,7 +197,7 @@ def _unreduced(loss):
     return found
 
 
-def _outputs(y_pred, names):
+def _outputs(y_pred: Any, names: list[str]) -> tuple[Sequence[str | int], list[tf.Tensor]]:
     """(keys, tensors), one of each per output; a key is a name where there is one, else a number."""
     if isinstance(y_pred, dict):
         keys, values = list(y_pred), list(y_pred.values())
@@ -213,7 +213,7 @@ def _outputs(y_pred, names):
     return keys, values
 
 
-def _by_output(name, given, keys):
+def _by_output(name: str, given: Any, keys: Sequence[str | int]) -> list[Any]:
     """One entry of `given` per output."""
     if isinstance(given, dict):
         unknown = [key for key in given if key not in keys]
@@ -227,7 +227,7 @@ def _by_output(name, given, keys):
     return [given] * len(keys)
 
 
-def _targets(y_true, keys, active):
+def _targets(y_true: Any, keys: Sequence[str | int], active: Sequence[bool]) -> list[Any]:
     if isinstance(y_true, dict):
         missing = [key for key, used in zip(keys, active, strict=True) if used and key not in y_true]
         if missing:
@@ -247,7 +247,7 @@ def _targets(y_true, keys, active):
     return found
 
 
-def _values(loss, y_true, y_pred):
+def _values(loss: Callable[..., Any], y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     """Shape (n,): the mean of one output's loss over all axes but the first."""
     values = tf.convert_to_tensor(loss(y_true, y_pred))
     rows, expected = (values.shape[:1].as_list() or [None])[0], y_pred.shape[0]
@@ -263,5 +263,5 @@ def _values(loss, y_true, y_pred):
     return mean if mask is None else tf.math.divide_no_nan(mean, _mean(tf.cast(mask, mean.dtype)))
 
 
-def _mean(values):
+def _mean(values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(values, axis=list(range(1, values.shape.rank))) if values.shape.rank > 1 else values

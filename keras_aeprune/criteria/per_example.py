@@ -92,7 +92,9 @@ class PerExample:
         if seen.data is None:
             raise InputError("data: got None, allowed: calibration samples, for gradients of single examples")
         self.seen, self.model, self.weights = seen, seen.model, list(seen.weights)
-        self._losses = training_losses(seen) if objective is None else None
+        own = objective
+        losses = training_losses(seen) if own is None else lambda x, y: own(y, forward(seen.model, x))
+        self._each: Callable[[Any, Any], Any] = losses
         self.objective = objective
         self.batch_size = positive_int("batch_size", batch_size)
         self.x = tree.map_structure(_plain, seen.data.x)
@@ -200,7 +202,7 @@ class PerExample:
 
     def value(self, x: Any, y: Any, weight: Any) -> Any:
         """Weighted sum over a batch of the objective; a sample's gradient is that of its own term."""
-        each = self.objective(y, forward(self.model, x)) if self._losses is None else self._losses(x, y)
+        each = self._each(x, y)
         each = tf.convert_to_tensor(each)
         if each.shape.rank != 1:
             raise InputError(f"objective: got a tensor of shape {tuple(each.shape)}, allowed: one value a sample")
@@ -338,13 +340,16 @@ def _kept_uses(owner: PerExample, tape: tf.GradientTape, size: int) -> tuple[lis
 
         return call
 
-    wraps, cells = [], {id(la.cell): (la, {}) for _, la in walk(owner.model) if is_recurrent(la)}
+    wraps = []
+    cells: dict[int, tuple[kl.RNN, dict[str, int]]] = {
+        id(layer.cell): (layer, {}) for _, layer in walk(owner.model) if is_recurrent(layer)
+    }
     for index, weight in enumerate(owner.weights):
         found = rule(weight.layer)
         if found is not None:
             wraps.append((weight.layer, wrapped(index, weight, found)))
         elif id(weight.layer) in cells:
-            cells[id(weight.layer)][1][weight.kernel.name] = index
+            cells[id(weight.layer)][1][weight.facts.name] = index
     return uses, wraps + [
         (layer, wrapped_recurrent(layer, indices)) for layer, indices in cells.values() if indices
     ]
@@ -373,7 +378,7 @@ def _outputs(owner: PerExample, tape: tf.GradientTape, size: int) -> tuple[list[
 
         return call
 
-    weights = [weight for weight in owner.weights if weight.kernel.unit_axis is not None]
+    weights = [weight for weight in owner.weights if weight.facts.unit_axis is not None]
     layers = {weight.layer_path: inner.get(id(weight.layer), weight.layer) for weight in weights}
     return uses, [(layer, wrapped(path, layer)) for path, layer in layers.items()]
 

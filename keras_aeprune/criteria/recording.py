@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -211,7 +211,7 @@ class _Recorder:
         return found
 
     def _note(self, call: _Call) -> None:
-        self._calls.append(call)
+        cast(list[_Call], self._calls).append(call)  # only while it listens
         if id(call.layer) in self._chains and call.activation == "linear" and tf.is_tensor(call.outputs):
             self._hold(call)
 
@@ -225,7 +225,8 @@ class _Recorder:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._calls is None:
                 return own(*args, **kwargs)
-            function, seen = getattr(layer, "activation", None), []
+            function: Any = getattr(layer, "activation", None)
+            seen: list[Any] = []
 
             def spy(z: Any, *more: Any, **others: Any) -> Any:
                 seen[:] = [z, function(z, *more, **others)]
@@ -377,13 +378,13 @@ def _name(function: Any) -> str:
 
 def _record(weight: Weight, call: _Call) -> Record:
     layer, inputs, outputs, before, name = call.layer, call.inputs, call.outputs, call.before, call.activation
-    if call.states is not None and "recurrent" in weight.kernel.name:
+    if call.states is not None and "recurrent" in weight.facts.name:
         inputs = call.states
     if isinstance(layer, _SEPARABLE):
         middle = keras.ops.depthwise_conv(
             inputs, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
         )
-        if weight.kernel.name == "depthwise_kernel":
+        if weight.facts.name == "depthwise_kernel":
             outputs, before, name = middle, middle, "linear"
         else:
             inputs = middle

@@ -91,8 +91,7 @@ def _fitting(model: keras.Model, data: calibration.Calibration, loss: Any) -> ca
                 f"take ({shown(str(error), 160)}), allowed: samples of the shape that it was built with"
             ) from error
         inputs, outputs = given, [tuple(part.shape[1:]) for part in keras.tree.flatten(found)]
-    labels = np.shape(data.y)[1:]
-    if data.y is None or len(outputs) != 1 or inputs != outputs or _same_shape(labels, outputs[0]):
+    if data.y is None or len(outputs) != 1 or inputs != outputs or _same_shape(data.y.shape[1:], outputs[0]):
         return data
     return data if _takes_numbers_of_classes(model, loss) else replace(data, y=None)
 
@@ -333,12 +332,12 @@ def _native(criterion: Any, seen: Evidence) -> dict[str, np.ndarray]:
 
 def _by_unit(weight: Weight, array: np.ndarray) -> np.ndarray | None:
     """Scores as (weights of a unit, units), or None where the weights belong to no single unit."""
-    kernel, layer = weight.kernel, weight.layer
+    kernel, layer = weight.facts, weight.layer
     if kernel.unit_axis is None:
         return None
     if kernel.input_axis is None and hasattr(layer, "pointwise_kernel"):
         return None
-    units = array.shape[kernel.unit_axis]
+    units: int = array.shape[kernel.unit_axis]
     view = np.moveaxis(array, kernel.unit_axis, -1).reshape(-1, units)
     if hasattr(layer, "recurrent_kernel"):  # its columns are gates of `units` columns each, one after the other
         units = getattr(layer, "units", getattr(layer, "filters", units))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import keras
@@ -60,7 +61,7 @@ def training_losses(seen: Evidence) -> Losses:
     def each(x: Any, y: Any, values: Iterable[tuple[Any, Any]] = ()) -> tf.Tensor:
         outputs, calls = _heard(model, layers, x, values)
         found = losses(y, outputs)
-        for (layer, kl), cost in zip(calls, costs or [None] * len(calls), strict=True):
+        for (layer, kl), cost in zip(calls, costs or repeat(None, len(calls)), strict=True):
             if cost is not None:
                 kl = tf.where(cost > layer.free_nats, kl, tf.cast(layer.free_nats, kl.dtype))
             kl = tf.reduce_mean(tf.reshape(kl, (tf.shape(found)[0], -1, kl[0].shape.num_elements())), axis=1)
@@ -108,5 +109,5 @@ def _heard(
 
     with unchanged(model):
         for layer in layers:
-            vars(layer)["call"] = listening(layer)
+            layer.__dict__["call"] = listening(layer)
         return forward(model, x, values=values), calls

@@ -88,7 +88,7 @@ class WeightEntropy(Criterion):
         """
         sums: dict[str, np.ndarray] = {}
         for kernel, weight in zip(seen.kernels, seen.weights, strict=True):
-            if weight.kernel.unit_axis is None:
+            if weight.facts.unit_axis is None:
                 continue
             some = kernel != 0
             surprise = np.zeros(kernel.shape)
@@ -107,7 +107,7 @@ class WeightEntropy(Criterion):
         if low == high:
             return np.zeros(w.size, int)
         bins = self.bins
-        if bins == "fd":
+        if isinstance(bins, str):  # "fd"
             q75, q25 = np.percentile(w, [75, 25])
             width = 2 * (q75 - q25) / w.size ** (1 / 3)
             bins = int(np.clip(np.ceil((high - low) / width), 1, _MOST_BINS)) if width > 0 else 1
@@ -116,8 +116,8 @@ class WeightEntropy(Criterion):
 
 def _per_unit(values: np.ndarray, weight: Weight) -> np.ndarray:
     """Sums over a unit's weights; the gates of a recurrent kernel lie side by side, units of them each."""
-    line = np.moveaxis(values, weight.kernel.unit_axis, -1).reshape(-1, values.shape[weight.kernel.unit_axis])
-    line = line.sum(axis=0)
+    axis = weight.facts.axis
+    line = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]).sum(axis=0)
     recurrent = getattr(weight.layer, "recurrent_kernel", None)  # its first axis but for windows: the states
-    units = line.size if recurrent is None else int(recurrent.shape[weight.kernel.input_axis])
+    units = line.size if recurrent is None else int(recurrent.shape[weight.facts.input_axis])
     return line.reshape(-1, units).sum(axis=0)

@@ -134,7 +134,7 @@ class WoodFisher(Criterion):
 
 def _cut(array: np.ndarray, weight: Weight, size: int) -> np.ndarray:
     """(..., blocks, size) of a kernel, or of several: unit after unit, the end filled up with zeros, float64."""
-    shape, axis = tuple(weight.variable.shape), weight.kernel.unit_axis
+    shape, axis = tuple(weight.variable.shape), weight.facts.unit_axis
     first = np.shape(array)[: np.ndim(array) - len(shape)]
     if axis is not None:
         array = np.moveaxis(array, axis, len(first))
@@ -145,7 +145,7 @@ def _cut(array: np.ndarray, weight: Weight, size: int) -> np.ndarray:
 
 def _joined(blocks: np.ndarray, weight: Weight) -> np.ndarray:
     """A kernel from what `_cut` made of it."""
-    shape, axis = tuple(weight.variable.shape), weight.kernel.unit_axis
+    shape, axis = tuple(weight.variable.shape), weight.facts.unit_axis
     flat = blocks.ravel()[: int(np.prod(shape))].astype(np.float32)
     if axis is None:
         return flat.reshape(shape)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from keras_aeprune._validation import InputError
 from keras_aeprune.datasets.readers import Raw
+from keras_aeprune.datasets.rows import Rows
 from keras_aeprune.datasets.scaling import row_chunks
 
 MIN_SAMPLES = 10
@@ -19,7 +22,7 @@ def check(raw: Raw) -> None:
     check_values(x_name, raw.x)
     if len(raw.x) < MIN_SAMPLES:
         raise InputError(f"{x_name}: got {len(raw.x)} samples, allowed: at least {MIN_SAMPLES}")
-    if tested:
+    if raw.x_test is not None:
         check_values("x_test", raw.x_test)
         if raw.x_test.shape[1:] != raw.x.shape[1:]:
             shapes = raw.x_test.shape[1:], raw.x.shape[1:]
@@ -50,7 +53,7 @@ def check_values(name: str, x: np.ndarray) -> None:
         seen.refuse()
 
 
-def check_kind(name: str, x: np.ndarray) -> None:
+def check_kind(name: str, x: Rows) -> None:
     """Refuse a type or shape that no sample can have; no value is read."""
     if x.dtype.kind not in _KINDS:
         raise InputError(
@@ -78,7 +81,8 @@ class Seen:
         self.name = name
         self.dtype = dtype
         self.differs = False
-        self._value = self._first = None
+        self._value: Any = None
+        self._first: list[int] | None = None
         self._bad, self._largest = 0, 0.0
 
     def look(self, place: slice, part: np.ndarray) -> None:
@@ -116,7 +120,7 @@ class Seen:
             raise same_everywhere(self.name, self._value)
 
 
-def check_labels(name: str, y: np.ndarray | None, x: np.ndarray | None) -> None:
+def check_labels(name: str, y: np.ndarray | None, x: Rows | None) -> None:
     """Refuse labels that are not one number or text for each sample of `x`."""
     if y is None:
         return

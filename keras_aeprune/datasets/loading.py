@@ -34,6 +34,11 @@ class Dataset:
         scaling: how the raw values were scaled; `scaling.invert` brings them back.
         fingerprint: sha256 (hex) of all raw arrays with their types and shapes, before splitting and scaling.
         notes: what a reader of the results should know about the data.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.sample_shape, digits.features, digits.flat.x_test.shape
+        ((8, 8), 64, (180, 64))
     """
 
     name: str
@@ -182,24 +187,23 @@ def load(
     validation, test = fraction("validation", validation), fraction("test", test)
     raw = _read(data, key)
     check(raw)
-    own_test = raw.x_test is not None
-    rows = split_rows(len(raw.x), validation, 0.0 if own_test else test, seed)
+    rows = split_rows(len(raw.x), validation, test if raw.x_test is None else 0.0, seed)
     scaling, scaling_notes = fit(raw.x, rows["train"], scale)
     notes = raw.notes + scaling_notes
-    if own_test:
+    if raw.x_test is not None:
         notes += (f"the test split is the source's own, {len(raw.x_test)} samples",)
 
-    def labels(split):
+    def labels(split: str) -> np.ndarray | None:
         return None if raw.y is None else raw.y[rows[split]]
 
     return Dataset(
         name=raw.name,
         x_train=scaling.apply(raw.x, rows["train"]),
         x_validation=scaling.apply(raw.x, rows["validation"]),
-        x_test=scaling.apply(raw.x_test) if own_test else scaling.apply(raw.x, rows["test"]),
+        x_test=scaling.apply(raw.x, rows["test"]) if raw.x_test is None else scaling.apply(raw.x_test),
         y_train=labels("train"),
         y_validation=labels("validation"),
-        y_test=raw.y_test if own_test else labels("test"),
+        y_test=labels("test") if raw.x_test is None else raw.y_test,
         scaling=scaling,
         fingerprint=fingerprint((raw.x, raw.x_test, raw.y, raw.y_test)),
         notes=notes,

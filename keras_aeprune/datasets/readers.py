@@ -99,13 +99,14 @@ def read_npz(path: Path, key: str | None) -> Raw:
     with archive:
         keys = list(archive.files)
 
-        def get(name):
-            if name not in keys:
-                return None
+        def get(name: str) -> np.ndarray:
             try:
                 return archive[name]
             except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
                 raise unreadable(path, error, f"numbers under {name!r}, without pickled objects") from error
+
+        def optional(name: str) -> np.ndarray | None:
+            return get(name) if name in keys else None
 
         listed = ", ".join(keys) or "none"
         if key is not None:
@@ -113,9 +114,9 @@ def read_npz(path: Path, key: str | None) -> Raw:
                 raise InputError(f"key: got {key!r}, allowed: one of the arrays in {path.name}: {listed}")
             return Raw(f"{path.stem}:{key}", get(key))
         if "x_train" in keys:
-            return Raw(path.stem, get("x_train"), get("x_test"), get("y_train"), get("y_test"))
+            return Raw(path.stem, get("x_train"), optional("x_test"), optional("y_train"), optional("y_test"))
         if "x" in keys:
-            return Raw(path.stem, get("x"), y=get("y"))
+            return Raw(path.stem, get("x"), y=optional("y"))
         if len(keys) == 1:
             return Raw(path.stem, get(keys[0]))
         raise InputError(
@@ -153,10 +154,11 @@ def read_csv(path: Path) -> Raw:
 def read_images(folder: Path) -> Raw:
     """All images below a folder, sorted by path; pixel values as stored, no colour conversion."""
     images, others = find_images(folder)
-    x = first = None
+    first: tuple[str, tuple[int, int], str] = ("", (0, 0), "")
+    x = np.empty(0)
     for index, file in enumerate(images):
         kind, pixels = read_image(folder, file)
-        if x is None:
+        if not index:
             first, x = kind, np.empty((len(images), *pixels.shape), dtype=pixels.dtype)
         same_kind(first, kind)
         x[index] = pixels
@@ -184,7 +186,7 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def read_image(folder: Path, file: Path) -> tuple[tuple, np.ndarray]:
+def read_image(folder: Path, file: Path) -> tuple[tuple[str, tuple[int, int], str], np.ndarray]:
     """((name, size, mode), pixels) of one image, its name relative to `folder`."""
     name = file.relative_to(folder).as_posix()
     try:
@@ -200,7 +202,7 @@ def read_image(folder: Path, file: Path) -> tuple[tuple, np.ndarray]:
     return kind, pixels
 
 
-def same_kind(first: tuple, other: tuple) -> None:
+def same_kind(first: tuple[str, tuple[int, int], str], other: tuple[str, tuple[int, int], str]) -> None:
     """Refuse two images of different size or mode, each as (name, size, mode)."""
     if first[1:] != other[1:]:
         raise InputError(
@@ -214,11 +216,11 @@ def left_out(others: list[Path], what: str) -> tuple[str, ...]:
     return (f"{len(others)} files that are no {what} were left out, first {others[0].name}",) if others else ()
 
 
-def _image(name, size, mode):
+def _image(name: str, size: tuple[int, int], mode: str) -> str:
     return f"{name} ({size[0]}x{size[1]} {mode})"
 
 
-def _is_number(cell):
+def _is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
@@ -226,7 +228,7 @@ def _is_number(cell):
     return True
 
 
-def _lines_before_data(path, header):
+def _lines_before_data(path: Path, header: bool) -> int:
     """Physical lines up to the end of the header, because loadtxt counts lines and not records."""
     if not header:
         return 0
@@ -236,7 +238,7 @@ def _lines_before_data(path, header):
         return reader.line_num
 
 
-def _bad_cell(path, header):
+def _bad_cell(path: Path, header: bool) -> InputError | None:
     """The error that names the first cell that is no finite number, or the first row of another length."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)

@@ -6,11 +6,29 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from keras_aeprune._validation import InputError
 from keras_aeprune.datasets.readers import read_image, read_npy, same_kind, unreadable
+
+
+class Rows(Protocol):
+    """What is sliced by position like an array: an array itself, or one of the classes below."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
 
 
 class NpyRows:
@@ -89,7 +107,7 @@ class Joined:
     ((6, 3), [1.0, 0.0])
     """
 
-    def __init__(self, parts: Sequence, names: Sequence[str]):
+    def __init__(self, parts: Sequence[Rows], names: Sequence[str]):
         first = parts[0]
         for name, part in zip(names, parts, strict=True):
             if part.ndim == 0 or (part.shape[1:], part.dtype) != (first.shape[1:], first.dtype):

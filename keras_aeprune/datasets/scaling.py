@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from keras_aeprune._validation import InputError, one_of, refuse
+from keras_aeprune.datasets.rows import Rows
 
 MODES = ("auto", "unit", "standard", "none")
 _CHUNK_BYTES = 4 << 20
 
 
-def row_chunks(x: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+def row_chunks(x: Rows, rows: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
     """Pieces of x[rows] of a few MB with their place, so that no large temporary copy is ever made."""
     count = len(x) if rows is None else len(rows)
     step = max(1, _CHUNK_BYTES // max(1, 8 * x[:1].size))
@@ -53,7 +54,7 @@ class Scaling:
     divisor: float | tuple[float, ...] = 1.0
     output_range: str = "real"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("kind", self.kind, MODES[1:])
         one_of("output_range", self.output_range, ("unit", "real"))
         for name in ("offset", "divisor"):
@@ -63,9 +64,7 @@ class Scaling:
             if not usable or (name == "divisor" and not numbers.all()):
                 raise refuse(name, value, "a finite number or one for each feature; no divisor is 0")
             object.__setattr__(self, name, tuple(numbers.tolist()) if numbers.ndim else float(numbers))
-        if isinstance(self.offset, tuple) != isinstance(self.divisor, tuple) or (
-            isinstance(self.offset, tuple) and len(self.offset) != len(self.divisor)
-        ):
+        if np.shape(self.offset) != np.shape(self.divisor):
             raise InputError("offset and divisor: allowed: two numbers, or two tuples of the same length")
 
     def apply(self, x: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -115,7 +114,7 @@ class Scaling:
             )
         return offset.reshape(shape), divisor.reshape(shape)
 
-    def constants(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def constants(self, x: Rows) -> tuple[np.ndarray, np.ndarray]:
         """`arrays` for the samples of `x`, in the float type that `apply` computes with."""
         offset, divisor = self.arrays(x.shape[1:])
         if not offset.ndim and x.dtype.itemsize < 4:
@@ -138,7 +137,7 @@ class Scaling:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values from which `from_dict` makes an equal scaling."""
 
-        def plain(value):
+        def plain(value: float | tuple[float, ...]) -> float | list[float]:
             return list(value) if isinstance(value, tuple) else value
 
         return {
@@ -156,7 +155,12 @@ class Scaling:
             raise InputError(f"scaling: got {config!r}, allowed: a dict with the keys {', '.join(sorted(known))}")
         return cls(**config)
 
-    def _affine(self, x, rows, formula):
+    def _affine(
+        self,
+        x: np.ndarray,
+        rows: np.ndarray | None,
+        formula: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    ) -> np.ndarray:
         out = np.empty((len(x) if rows is None else len(rows), *x.shape[1:]), dtype="float32")
         offset, divisor = self.constants(x)
         for place, part in row_chunks(x, rows):
@@ -171,16 +175,16 @@ class Survey:
     Args:
         low: smallest value of each feature, the shape of a sample.
         high: largest value.
-        total: sum in float64, flattened; None where no mean is needed.
+        total: sum in float64, flattened; 0 where no mean is needed.
     """
 
     low: np.ndarray
     high: np.ndarray
-    total: np.ndarray | None
+    total: np.ndarray
 
 
 def survey(
-    x: np.ndarray,
+    x: Rows,
     rows: np.ndarray,
     mode: str,
     inspect: Callable[[slice, np.ndarray], None] | None = None,
@@ -196,18 +200,18 @@ def survey(
     one_of("scale", mode, MODES)
     wants_mean = mode == "standard" or (mode == "auto" and not _unit_by_default(x))
     low = high = None
-    total = 0.0
+    total: np.ndarray | float = 0.0
     for part in _chosen(x, rows, inspect):
         part_low, part_high = part.min(axis=0), part.max(axis=0)
         low = part_low if low is None else np.minimum(low, part_low)
         high = part_high if high is None else np.maximum(high, part_high)
         if wants_mean:
             total = total + part.reshape(len(part), -1).sum(axis=0, dtype="float64")
-    return Survey(np.asarray(low), np.asarray(high), total if wants_mean else None)
+    return Survey(np.asarray(low), np.asarray(high), np.asarray(total))
 
 
 def fit(
-    x: np.ndarray, rows: np.ndarray, mode: str, *, each: bool = False, seen: Survey | None = None
+    x: Rows, rows: np.ndarray, mode: str, *, each: bool = False, seen: Survey | None = None
 ) -> tuple[Scaling, tuple[str, ...]]:
     """The scaling that `mode` means for the training rows of `x`, and notes on what is worth knowing.
 
@@ -234,6 +238,8 @@ def fit(
     if mode == "unit" and (not each or x.dtype == np.uint8 or lowest == highest):
         return _unit(x, lowest, highest)
     constant = (seen.low == seen.high).ravel()
+    offset: np.ndarray
+    divisor: np.ndarray
     if mode == "unit":
         offset = seen.low.ravel().astype("float64")
         divisor = seen.high.ravel().astype("float64") - offset
@@ -241,7 +247,7 @@ def fit(
         offset = seen.total / len(rows)
         divisor = _deviation(x, rows, offset)
     divisor[constant | (divisor == 0)] = 1.0
-    notes = ()
+    notes: tuple[str, ...] = ()
     if constant.any():
         count = int(constant.sum())
         notes = (f"{count} of {constant.size} features are constant in the training data; not divided",)
@@ -249,13 +255,13 @@ def fit(
     return Scaling(mode, tuple(offset.tolist()), tuple(divisor.tolist()), kind_of_output), notes
 
 
-def _unit_by_default(x):
+def _unit_by_default(x: Rows) -> bool:
     return x.dtype == np.uint8 or x.ndim > 2
 
 
-def _unit(x, lowest, highest):
+def _unit(x: Rows, lowest: float, highest: float) -> tuple[Scaling, tuple[str, ...]]:
     if x.dtype == np.uint8:
-        notes = ()
+        notes: tuple[str, ...] = ()
         if highest < 128:
             notes = (
                 f"uint8 values are divided by 255, but the largest is {highest:.0f}; give "
@@ -269,7 +275,9 @@ def _unit(x, lowest, highest):
     return Scaling("unit", lowest, highest - lowest, "unit"), ()
 
 
-def _chosen(x, rows, inspect=None):
+def _chosen(
+    x: Rows, rows: np.ndarray, inspect: Callable[[slice, np.ndarray], None] | None = None
+) -> Iterator[np.ndarray]:
     """The given rows in pieces and in the order of `x`, so that a file is read from its start to its end."""
     wanted = np.zeros(len(x), dtype=bool)
     wanted[rows] = True
@@ -281,9 +289,9 @@ def _chosen(x, rows, inspect=None):
             yield part if here.all() else part[here]
 
 
-def _deviation(x, rows, mean):
+def _deviation(x: Rows, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Standard deviation of each feature (divided by n) in float64, by a second pass around the mean."""
-    squares = 0.0
+    squares: np.ndarray | float = 0.0
     for part in _chosen(x, rows):
         squares = squares + np.square(part.reshape(len(part), -1) - mean).sum(axis=0)
-    return np.sqrt(squares / len(rows))
+    return np.asarray(np.sqrt(squares / len(rows)))

@@ -16,7 +16,7 @@ from keras_aeprune._validation import InputError, fraction, one_of, positive_int
 from keras_aeprune.datasets.checks import MIN_SAMPLES, Seen, check_kind, check_labels
 from keras_aeprune.datasets.loading import as_array, split_rows
 from keras_aeprune.datasets.readers import IMAGE_SUFFIXES, find_images, left_out, sorted_files
-from keras_aeprune.datasets.rows import ImageRows, Joined, NpyRows
+from keras_aeprune.datasets.rows import ImageRows, Joined, NpyRows, Rows
 from keras_aeprune.datasets.scaling import MODES, Scaling, fit, survey
 from keras_aeprune.datasets.tfdata import check_target
 
@@ -43,6 +43,11 @@ class Stream:
         scaling: how the raw values are scaled; `scaling.invert` brings them back.
         fingerprint: as in `Dataset`, and equal to it for the same data.
         notes: what a reader of the results should know about the data.
+
+    Example:
+        >>> s = stream(np.arange(800, dtype="uint8").reshape(200, 4), batch_size=32)
+        >>> s.sample_shape, len(s.rows["train"]), s.steps["validation"]
+        ((4,), 160, 1)
     """
 
     name: str
@@ -136,7 +141,7 @@ def stream(
     rows = {split: np.sort(places) for split, places in split_rows(len(x), validation, test, seed).items()}
     seen, digest = Seen("data", x.dtype), hashlib.sha256(f"{x.dtype.str}{x.shape};".encode())
 
-    def inspect(place, part):
+    def inspect(place: slice, part: np.ndarray) -> None:
         seen.look(place, part)
         digest.update(np.ascontiguousarray(part).data)
 
@@ -167,7 +172,7 @@ def stream(
     )
 
 
-def _open(source):
+def _open(source: Any) -> tuple[str, Rows, tuple[str, ...]]:
     """(name, something that is indexed by rows, notes)"""
     if not isinstance(source, (str, Path)):
         return "array", as_array("source", source), ()
@@ -184,7 +189,7 @@ def _open(source):
     return path.stem, NpyRows(path), ()
 
 
-def _open_folder(folder):
+def _open_folder(folder: Path) -> tuple[str, Rows, tuple[str, ...]]:
     files = sorted_files(folder)
     shards = [file for file in files if file.suffix.lower() == ".npy"]
     name = folder.resolve().name
@@ -202,7 +207,9 @@ def _open_folder(folder):
     return name, Joined([NpyRows(shard) for shard in shards], names), left_out(others, ".npy")
 
 
-def _batches(x, y, rows, scaling, batch_size, seed):
+def _batches(
+    x: Rows, y: np.ndarray | None, rows: np.ndarray, scaling: Scaling, batch_size: int, seed: int | None
+) -> tf.data.Dataset:
     import tensorflow as tf
 
     passes = itertools.count()
@@ -210,7 +217,7 @@ def _batches(x, y, rows, scaling, batch_size, seed):
     kind = np.dtype("float64") if x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
     offset, divisor = scaling.constants(x)
 
-    def generate():
+    def generate() -> Iterator[Any]:
         pieces = (
             _in_order(x, rows) if seed is None else _mixed(x, rows, np.random.default_rng([seed, next(passes)]))
         )
@@ -218,7 +225,7 @@ def _batches(x, y, rows, scaling, batch_size, seed):
             raw = part.astype(kind, copy=False)
             yield raw if y is None else (raw, y[places])
 
-    def scaled(part, *labels):
+    def scaled(part: tf.Tensor, *labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
         part = tf.cast((tf.cast(part, offset.dtype) - offset) / divisor, "float32")
         return (part, *(labels or (part,)))
 
@@ -232,18 +239,18 @@ def _batches(x, y, rows, scaling, batch_size, seed):
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
 
-def _piece_rows(x):
+def _piece_rows(x: Rows) -> int:
     return max(1, _PIECE_BYTES // max(1, x.dtype.itemsize * int(np.prod(x.shape[1:]))))
 
 
-def _in_order(x, rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _in_order(x: Rows, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     step = _piece_rows(x)
     for start in range(0, len(rows), step):
         places = rows[start : start + step]
         yield x[places], places
 
 
-def _mixed(x, rows, rng) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _mixed(x: Rows, rows: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every row once in a random order, in pieces of (values, positions)."""
     step = _piece_rows(x)
     if isinstance(x, ImageRows):

@@ -39,7 +39,7 @@ def as_tf(
     if shuffle:
         rows = rows.shuffle(len(x), seed=seed, reshuffle_each_iteration=True)
 
-    def batch(places):
+    def batch(places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         taken = tf.gather(samples, places)
         return (taken, taken) if targets is None else (taken, tf.gather(targets, places))
 
@@ -83,7 +83,7 @@ def read_tf(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray | None, tu
             "data: got a tf.data.Dataset without end, allowed: a finite one; leave out repeat(), or add take(n)"
         )
     batched = _is_batched(dataset, specs[0].shape)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if batched and not _made_by_batch(dataset):
         notes = (f"elements of shape {specs[0].shape} were read as batches: their first axis is of unknown size",)
     if not batched:
@@ -103,13 +103,13 @@ def read_tf(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray | None, tu
     return x, _plain(y[0]) if y else None, notes
 
 
-def _is_dense(spec):
+def _is_dense(spec: Any) -> bool:
     import tensorflow as tf
 
     return isinstance(spec, tf.TensorSpec)
 
 
-def _is_batched(dataset, shape):
+def _is_batched(dataset: tf.data.Dataset, shape: tf.TensorShape) -> bool:
     advice = "give samples a known shape with map(lambda x: tf.ensure_shape(x, (height, width, channels)))"
     if shape.rank is None or (shape.rank and None in shape.as_list()[1:]):
         raise InputError(
@@ -125,7 +125,7 @@ def _is_batched(dataset, shape):
     return False
 
 
-def _made_by_batch(dataset):
+def _made_by_batch(dataset: tf.data.Dataset) -> bool:
     """Whether a batch of samples was formed on the way to this dataset, and not taken apart again."""
     waiting = [dataset]
     while waiting:
@@ -139,6 +139,6 @@ def _made_by_batch(dataset):
     return False
 
 
-def _plain(y):
+def _plain(y: np.ndarray) -> np.ndarray:
     """Labels as NumPy has them: TensorFlow's byte strings become text."""
     return np.char.decode(y.astype("S"), "utf-8") if y.dtype == object else y

@@ -79,11 +79,11 @@ def label_windows(labels: np.ndarray | None, starts: np.ndarray, length: int, ru
     return classes[best]
 
 
-def _counts(hits, starts, length):
+def _counts(hits: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     running = np.concatenate([[0], np.cumsum(hits)])
     return running[starts + length] - running[starts]
 
 
-def _allowed(lengths):
+def _allowed(lengths: list[int]) -> str:
     shown = ", ".join(map(str, lengths[:8])) + (", ..." if len(lengths) > 8 else "")
     return f"one for each step ({shown}) or one for each of the {len(lengths)} recordings"

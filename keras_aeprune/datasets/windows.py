@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from keras_aeprune.datasets.scaling import MODES, Scaling, fit, row_chunks, surv
 from keras_aeprune.datasets.window_labels import label_windows, steps_or_recordings
 
 SPLITS = ("train", "validation", "test")
+
+Segments = Mapping[str, Sequence[tuple[int, int]]]  # (start, stop) in steps, by split
 
 
 def windows(
@@ -94,16 +96,21 @@ def windows(
     found = survey(steps, training, scale, seen.look)
     seen.refuse_constant()
     scaling, notes = fit(steps, training, scale, each=True, seen=found)
-    if steps.shape[1] == 1 and isinstance(scaling.offset, tuple):
-        scaling = Scaling(scaling.kind, scaling.offset[0], scaling.divisor[0], scaling.output_range)
+    offset, divisor = scaling.offset, scaling.divisor
+    if steps.shape[1] == 1 and isinstance(offset, tuple) and isinstance(divisor, tuple):
+        scaling = Scaling(scaling.kind, offset[0], divisor[0], scaling.output_range)
 
     x = {part: _cut(steps, segments[part], scaling, length, hop) for part in SPLITS}
     y = {part: label_windows(by_step, starts[part], length, label) for part in SPLITS}
     arrays = [source] if isinstance(source, np.ndarray) else source
     return Dataset(
         name=name,
-        **{f"x_{part}": x[part] for part in SPLITS},
-        **{f"y_{part}": y[part] for part in SPLITS},
+        x_train=x["train"],
+        x_validation=x["validation"],
+        x_test=x["test"],
+        y_train=y["train"],
+        y_validation=y["validation"],
+        y_test=y["test"],
         scaling=scaling,
         fingerprint=fingerprint([*arrays, *([] if labels is None else _listed(labels))]),
         notes=_notes(segments, starts, length, hop, split) + notes,
@@ -144,7 +151,9 @@ def stitch(windows: np.ndarray, hop: int) -> np.ndarray:
     return (total / times).astype(np.result_type(values.dtype, "float32"))
 
 
-def _read(series, key, labels):
+def _read(
+    series: Any, key: str | None, labels: Any
+) -> tuple[str, np.ndarray | list[np.ndarray], np.ndarray | list[np.ndarray] | None]:
     """(name, array or list of arrays, labels)"""
     if isinstance(series, (str, Path)):
         path = Path(series)
@@ -175,17 +184,17 @@ def _read(series, key, labels):
     return "array", series, None if labels is None else _listed_or_array(labels)
 
 
-def _listed_or_array(labels):
+def _listed_or_array(labels: Any) -> np.ndarray | list[np.ndarray]:
     if isinstance(labels, list) and any(np.ndim(part) for part in labels):
         return [as_array(f"labels[{index}]", part) for index, part in enumerate(labels)]
     return np.asarray(labels) if isinstance(labels, list) else as_array("labels", labels)
 
 
-def _listed(labels):
+def _listed(labels: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
     return labels if isinstance(labels, list) else [labels]
 
 
-def _recordings(source) -> Sequence[np.ndarray]:
+def _recordings(source: np.ndarray | list[np.ndarray]) -> Sequence[np.ndarray]:
     """Recordings as (steps, channels), checked."""
     if isinstance(source, list):
         named = [(f"series[{index}]", part) for index, part in enumerate(source)]
@@ -206,13 +215,13 @@ def _recordings(source) -> Sequence[np.ndarray]:
     return recordings
 
 
-def _segments(steps, split, validation, test, seed):
+def _segments(steps: Joined, split: str, validation: float, test: float, seed: int) -> Segments:
     """(start, stop) of the segments of each split, counted through all recordings one after the other."""
     bounds = list(zip(steps.starts.tolist(), steps.ends.tolist(), strict=True))
     if split == "recording":
         drawn = split_rows(len(bounds), validation, test, seed, noun="recordings", least=1)
         return {part: [bounds[i] for i in np.sort(drawn[part])] for part in SPLITS}
-    segments = {part: [] for part in SPLITS}
+    segments: dict[str, list[tuple[int, int]]] = {part: [] for part in SPLITS}
     for start, stop in bounds:
         test_from = stop - part_size(test, stop - start)
         validation_from = test_from - part_size(validation, stop - start)
@@ -222,13 +231,19 @@ def _segments(steps, split, validation, test, seed):
     return segments
 
 
-def _starts(segments, length, hop):
+def _starts(segments: Sequence[tuple[int, int]], length: int, hop: int) -> np.ndarray:
     """First step of every window."""
     found = [np.arange(start, stop - length + 1, hop) for start, stop in segments]
     return np.concatenate([*found, np.empty(0, dtype=int)]).astype(int)
 
 
-def _refuse_short(segments, starts, length, split, fractions):
+def _refuse_short(
+    segments: Segments,
+    starts: Mapping[str, np.ndarray],
+    length: int,
+    split: str,
+    fractions: Mapping[str, float],
+) -> None:
     wanted = {"train": 2, **{part: int(value > 0) for part, value in fractions.items()}}
     short = [part for part in SPLITS if len(starts[part]) < wanted[part]]
     if not short:
@@ -243,7 +258,9 @@ def _refuse_short(segments, starts, length, split, fractions):
     )
 
 
-def _cut(steps, segments, scaling, length, hop):
+def _cut(
+    steps: Joined, segments: Sequence[tuple[int, int]], scaling: Scaling, length: int, hop: int
+) -> np.ndarray:
     counts = [max(0, (stop - start - length) // hop + 1) for start, stop in segments]
     out = np.empty((sum(counts), length, steps.shape[1]), dtype="float32")
     filled = 0
@@ -257,7 +274,9 @@ def _cut(steps, segments, scaling, length, hop):
     return out
 
 
-def _notes(segments, starts, length, hop, split):
+def _notes(
+    segments: Segments, starts: Mapping[str, np.ndarray], length: int, hop: int, split: str
+) -> tuple[str, ...]:
     left = {}
     for part in SPLITS:
         counts = [(stop - start, max(0, (stop - start - length) // hop + 1)) for start, stop in segments[part]]

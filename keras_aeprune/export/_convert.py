@@ -9,12 +9,14 @@ holds one message; a job with neither is the one that crashed.
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 
-def representative(calibration: dict[str, dict[str, str]], batch: int):
+def representative(calibration: dict[str, dict[str, str]], batch: int) -> Callable[[], Iterator[Any]]:
     """A generator function that yields a batch at a time, as a dict by input name.
 
     With several signatures it yields (name of the signature, dict). The last batch is filled up from the front.
@@ -24,7 +26,7 @@ def representative(calibration: dict[str, dict[str, str]], batch: int):
         for name, paths in calibration.items()
     }
 
-    def samples():
+    def samples() -> Iterator[Any]:
         for name, inputs in arrays.items():
             count = len(next(iter(inputs.values())))
             for i in range(0, count, batch):

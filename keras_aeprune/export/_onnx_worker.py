@@ -8,6 +8,8 @@ message; where there is neither, the process has crashed.
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +25,7 @@ def teach_erfc() -> None:
     @tf_op("Erfc")
     class _:
         @classmethod
-        def version_9(cls, ctx, node, **kwargs):
+        def version_9(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
             kept = {"shapes": [ctx.get_shape(node.output[0])], "dtypes": [ctx.get_dtype(node.output[0])]}
             one = np.array(1, utils.map_onnx_to_numpy_type(kept["dtypes"][0]))
             one = ctx.make_const(utils.make_name("one"), one)
@@ -32,7 +34,7 @@ def teach_erfc() -> None:
             ctx.make_node("Sub", [one.output[0], erf.output[0]], name=node.name, outputs=node.output, **kept)
 
 
-def nodes_of(graph):
+def nodes_of(graph: Any) -> Iterator[Any]:
     """All nodes of a graph and of the graphs inside its loops and branches."""
     for node in graph.node:
         yield node
@@ -51,13 +53,13 @@ def convert(saved_model: str, opset: int) -> bytes:
     signature = loaded.signatures[SIGNATURE]
     specs = sorted(signature.structured_input_signature[1].values(), key=lambda spec: spec.name)
 
-    def call(*tensors):
+    def call(*tensors: tf.Tensor) -> Any:
         return signature(**{spec.name: tensor for spec, tensor in zip(specs, tensors, strict=True)})
 
     traced = tf.function(call, input_signature=specs)
     model, _ = tf2onnx.convert.from_function(traced, input_signature=specs, opset=opset)
     # an operation that tf2onnx does not know stays in the file as it is, and is only logged
-    unknown = {}
+    unknown: dict[str, str] = {}
     for node in nodes_of(model.graph):
         if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type):
             unknown.setdefault(node.op_type, node.name)

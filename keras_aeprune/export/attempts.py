@@ -161,6 +161,8 @@ def check_all(asked: Request, converted: list[Attempt]) -> None:
             one.outcome = error
         return
     for one in converted:
+        assert one.job is not None  # since it was converted
+        assert one.variant is not None
         try:
             one.outcome = check(
                 *(asked, one.candidate),

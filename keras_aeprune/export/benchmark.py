@@ -31,6 +31,11 @@ class Latency:
         min_us: fastest reading, microseconds.
         ratio: median relative to that of the first file, > 0; below 1 is faster.
         block: invokes that one reading timed together, >= 1.
+
+    Example:
+        >>> latency = Latency(Path("ae.tflite"), 1, 200, 2.5, 2.4, 2.9, 2.4, 1.0)
+        >>> latency.to_dict()["path"], latency.median_us
+        ('ae.tflite', 2.5)
     """
 
     path: Path
@@ -49,7 +54,13 @@ class Latency:
 
 
 class Latencies(list[Latency]):
-    """A list of `Latency` that prints as a table."""
+    """A list of `Latency` that prints as a table.
+
+    Example:
+        >>> print(Latencies([Latency(Path("ae.tflite"), 1, 200, 2.5, 2.4, 2.9, 2.4, 1.0)]))
+        file       threads  runs  median us   p10   p90   min  ratio
+        ae.tflite        1   200       2.50  2.40  2.90  2.40  1.000
+    """
 
     def __str__(self) -> str:
         return latency_table(self)

@@ -44,6 +44,10 @@ class Tried:
         rms_difference: as in `ExportedFile`.
         reason: why it is not right; "" where it is.
         kept: whether this is the file that was written.
+
+    Example:
+        >>> Tried("dynamic", reason="it was off by 0.9").kept
+        False
     """
 
     name: str
@@ -83,7 +87,7 @@ class Candidates:
         return {"rows": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        table = [("", "file", "bytes", "gzip", "max diff", "rms diff", "outcome")]
+        table: list[tuple[str, ...]] = [("", "file", "bytes", "gzip", "max diff", "rms diff", "outcome")]
         for row in sorted(self.rows, key=lambda row: (bool(row.reason), row.bytes or 0)):
             numbers = ["" if value is None else str(value) for value in (row.bytes, row.gzip_bytes)]
             numbers += ["" if v is None else f"{v:.2g}" for v in (row.max_difference, row.rms_difference)]

@@ -53,6 +53,11 @@ class ExportedFile:
         removed_from: paths of the layers that lost them.
         notes: what else is to be known, such as why a loop was kept or dead units were not looked for.
         candidates: all files that were tried, where it was more than one.
+
+    Example:
+        >>> file = ExportedFile(Path("ae.tflite"), "int8", 900, 700, 0.02, 0.01, 0.5, 0.2, 64)
+        >>> file.rms_difference <= file.rms_limit, file.coding
+        (True, 'dense')
     """
 
     path: Path

@@ -59,6 +59,13 @@ class Energy:
     Args:
         path: the file.
         operations: what each operation does, in the order in which they run.
+
+    Example:
+        >>> sizes = {"weight_bytes": 544, "activation_bytes": 72}
+        >>> work = Work(0, "FULLY_CONNECTED", (1, 8), macs=512, whole_numbers=True, **sizes)
+        >>> energy = Energy(Path("ae.tflite"), (work,))
+        >>> energy.macs, energy.bytes_moved
+        (512, 616)
     """
 
     path: Path

@@ -181,10 +181,11 @@ def _random(inputs: Inputs, seed: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     arrays = {}
     for item in inputs.items:
-        if None in item.shape or not np.issubdtype(item.dtype, np.floating):
+        sizes = [size for size in item.shape if size is not None]
+        if len(sizes) < len(item.shape) or not np.issubdtype(item.dtype, np.floating):
             raise InputError(
                 f"data: got None, allowed for input {item.name!r}: an array {_shape(item)} of {item.dtype}; "
                 "only real numbers of a known shape can be drawn at random"
             )
-        arrays[item.name] = generator.random((RANDOM_SAMPLES, *item.shape)).astype(item.dtype)
+        arrays[item.name] = generator.random((RANDOM_SAMPLES, *sizes)).astype(item.dtype)
     return arrays

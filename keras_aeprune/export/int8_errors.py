@@ -73,6 +73,12 @@ class LayerErrors:
         unmatched: outputs of the float32 file that the int8 file does not have.
         sensitivity: by layer, the most harmful first; empty where it was not asked for.
         samples: how many inputs were run through both.
+
+    Example:
+        >>> found = (("a", 0.02), ("b", 0.07))
+        >>> rows = [LayerError(name, "FULLY_CONNECTED", rms, 0.1, 0.01, name) for name, rms in found]
+        >>> [row.layer for row in LayerErrors(tuple(rows), (), (), samples=64).by_harm]
+        ['b', 'a']
     """
 
     operations: tuple[LayerError, ...]
@@ -90,7 +96,7 @@ class LayerErrors:
         return {**asdict(self), "operations": [asdict(row) for row in self.operations]}
 
     def __str__(self) -> str:
-        rows = [("layer", "operation", "rms", "largest", "step")]
+        rows: list[tuple[str, ...]] = [("layer", "operation", "rms", "largest", "step")]
         rows += [
             (r.layer or r.tensor, r.operation, f"{r.rms:.4f}", f"{r.largest:.4f}", f"{r.step:.4f}")
             for r in self.by_harm

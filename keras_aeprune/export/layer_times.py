@@ -42,6 +42,10 @@ class OperationTime:
         time_us: what the file takes longer with it than without it, microseconds, >= 0.
         error_us: standard error of that difference, microseconds; a smaller time is noise.
         share: fraction of the time of all operations, 0 <= share <= 1.
+
+    Example:
+        >>> OperationTime(0, "FULLY_CONNECTED", "code", (1, 8), time_us=0.4, error_us=0.02, share=1.0).share
+        1.0
     """
 
     index: int
@@ -64,6 +68,11 @@ class Profile:
         whole_us: median of the whole file, measured beside the cuts, microseconds.
         overhead_us: of an invoke without any operation, microseconds.
         operations: their times, in the order in which they run.
+
+    Example:
+        >>> one = OperationTime(0, "FULLY_CONNECTED", "code", (1, 8), time_us=0.5, error_us=0.02, share=1.0)
+        >>> Profile(Path("ae.tflite"), 200, 1, 1.3, 0.75, (one,)).sum_us
+        1.25
     """
 
     path: Path
@@ -218,7 +227,8 @@ def _timed(
     whole: TFLiteModel, cuts: list[Path], runs: int, progress: Callable[[str, bool], None]
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Medians of the cuts, their standard errors, and the median of the whole file, microseconds."""
-    medians, errors, wholes = [], [], []
+    medians: list[np.ndarray] = []
+    errors, wholes = [], []
     for group in _groups(cuts):
         progress(f"{whole.path.name}: timing {len(medians) + len(group)} of {len(cuts)} cuts", False)
         models = [_loaded(file, whole) for file in group]
@@ -235,7 +245,8 @@ def _timed(
 
 def _groups(cuts: list[Path]) -> list[list[Path]]:
     """Cuts that are timed in turns; large files in several groups, each beside the whole file."""
-    groups, size = [[]], 0
+    groups: list[list[Path]] = [[]]
+    size = 0
     for file in cuts:
         size += file.stat().st_size
         if groups[-1] and size > _GROUP_BYTES:

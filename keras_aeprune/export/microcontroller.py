@@ -206,6 +206,14 @@ def arena_hint(path: str | Path) -> int:
 
     The largest sum of activations that one operation and those after it need together, plus a quarter for
     scratch buffers and gaps, plus what the interpreter keeps per operation and tensor; a multiple of 16.
+
+    Example:
+        >>> import keras, tempfile
+        >>> from keras_aeprune.export.tflite import tflite
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> file = tflite(model, Path(tempfile.mkdtemp()) / "model.tflite")
+        >>> arena_hint(file.path) % 16
+        0
     """
     model = read_flatbuffer(path)
     graph = model.subgraphs[0]

@@ -56,6 +56,10 @@ class OnnxFile:
         samples_compared: how many inputs were run through both.
         limit: what `max_difference` may be at most.
         rms_limit: what `rms_difference` may be at most.
+
+    Example:
+        >>> OnnxFile(Path("ae.onnx"), 17, None, 900, 700, 1e-6, 2e-7, 64).to_dict()["path"]
+        'ae.onnx'
     """
 
     path: Path

@@ -55,6 +55,11 @@ class PhoneLatency:
         init_us: loading the file, microseconds.
         first_us: the first invoke, microseconds.
         median_us: median, microseconds; None where an old `benchmark_model` does not print it.
+
+    Example:
+        >>> times = {"mean_us": 52.0, "min_us": 48.0, "max_us": 80.0, "std_us": 3.0, "init_us": 900.0}
+        >>> PhoneLatency(Path("ae.tflite"), "0123", "Maker Model", 1, 200, first_us=210.0, **times).mean_us
+        52.0
     """
 
     path: Path

@@ -24,6 +24,10 @@ class Precision:
         quantized_io: whether input and output are int8 as well.
         can_be_sparse: whether kernels may be stored in sparse coding; see `SPARSE_REFUSED`.
         for_detectors: whether the score of an anomaly detector can stay in float32 behind it.
+
+    Example:
+        >>> PRECISIONS["int8"].needs_data, PRECISIONS["float16"].weight_bytes
+        (True, 2)
     """
 
     name: str

@@ -191,10 +191,10 @@ def int8_quality(
             )
             tried.add(f"fine-tuned, {label}", x, tuned)
         if tried.best is None:
-            raise tried.failure
+            raise tried.failure or ConversionError("no file was tried")
         with writing(path) as temporary:
             temporary.write_bytes(tried.best.path.read_bytes())
-        metrics = task.metrics(TFLiteModel(tried.best.path).predict(judges.x))
+        metrics = task.metrics(_outputs(tried.best.path, judges.x))
         return Int8Quality(
             replace(tried.best, path=path),
             tried.kept,
@@ -256,6 +256,12 @@ def _increase(error: float, before: float) -> float:
     return 0.0 if error <= 0 else float("inf")
 
 
+def _outputs(path: Path, x: np.ndarray) -> np.ndarray:
+    """What a file with one output makes of samples."""
+    found = TFLiteModel(path).predict(x)
+    return next(iter(found.values())) if isinstance(found, dict) else found
+
+
 class _Task:
     """How good outputs are at the task of a model."""
 
@@ -296,6 +302,7 @@ class _Tries:
         self._task, self._folder, self._limit, self._say = task, folder, limit, say
         self.steps: list[Int8Step] = []
         self.best: ExportedFile | None = None
+        self.error = float("inf")
         self.failure: Exception | None = None
 
     @property
@@ -312,9 +319,9 @@ class _Tries:
             self.steps.append(Int8Step(name, len(x), note=str(error)))
             self._say(f"int8, {name}: no file; {error}", True)
             return
-        error = self._task.error(TFLiteModel(file.path).predict(self._task._judges.x))
-        increase = _increase(error, self._task.float_error)
-        self.steps.append(Int8Step(name, len(x), error, increase))
-        self._say(f"int8, {name}: {self._task.measure} {error:.6g}, increase {increase:+.4f}", True)
-        if self.best is None or error < self.error:
-            self.best, self.kept, self.error, self.model, self.calibration = file, name, error, model, (name, x)
+        found = self._task.error(_outputs(file.path, self._task._judges.x))
+        increase = _increase(found, self._task.float_error)
+        self.steps.append(Int8Step(name, len(x), found, increase))
+        self._say(f"int8, {name}: {self._task.measure} {found:.6g}, increase {increase:+.4f}", True)
+        if self.best is None or found < self.error:
+            self.best, self.kept, self.error, self.model, self.calibration = file, name, found, model, (name, x)

@@ -107,7 +107,13 @@ def tflite(
         ('float32', 64, True)
     """
     name = quantize if quantize == SMALLEST else precision(quantize).name
-    options = {"sparse": sparse, "batch": batch, "unroll": unroll, "parts": parts, "metadata": metadata}
+    options: dict[str, Any] = {
+        "sparse": sparse,
+        "batch": batch,
+        "unroll": unroll,
+        "parts": parts,
+        "metadata": metadata,
+    }
     return tflite_many(model, {name: path}, data=data, seed=seed, progress=progress, **options)[name]
 
 
@@ -178,7 +184,8 @@ def export(requests: Sequence[Request], *, all_or_none: bool, say: Say = silent)
         waiting = [one for made in attempts for one in made if one.job is not None]
         if waiting:
             say(f"{len(waiting)} file{'s' * (len(waiting) > 1)} to convert and compare", True)
-        for one, error in zip(waiting, convert([one.job for one in waiting], folder), strict=True):
+        jobs = [one.job for one in waiting if one.job is not None]
+        for one, error in zip(waiting, convert(jobs, folder), strict=True):
             one.outcome = error
         for asked, made in zip(requests, attempts, strict=True):
             check_all(asked, [one for one in made if one.job is not None and one.outcome is None])
@@ -188,6 +195,8 @@ def export(requests: Sequence[Request], *, all_or_none: bool, say: Say = silent)
         for made, found in zip(attempts, outcomes, strict=True):
             for file in (one for one in found if isinstance(one, ExportedFile)):
                 kept = best([one for one in made if one.target.path == file.path])
+                assert kept is not None  # since there is a file
+                assert kept.job is not None
                 with writing(file.path) as temporary:
                     temporary.write_bytes(kept.job.output.read_bytes())
     return outcomes

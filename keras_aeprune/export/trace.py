@@ -185,7 +185,7 @@ def kernel_sizes(graph: Any) -> dict[bytes, tuple[int, int]]:
             value = np.ascontiguousarray(variable.numpy())
             # what float16 turns into zero may be missing in a sparse-coded file
             nonzeros = int(np.count_nonzero(np.abs(value) > SMALLEST_FLOAT16))
-            sizes[hashlib.sha256(value).digest()] = value.size, nonzeros
+            sizes[hashlib.sha256(value.data).digest()] = value.size, nonzeros
     return sizes
 
 

@@ -178,7 +178,8 @@ class AnomalyDetector:
             usual = self._usual_errors(normal)
         scores = self._scores(self._differences(x, 512), usual)
         self._usual = usual
-        self.threshold = float(np.quantile(scores, quantile)) if y is None else best_threshold(scores, labels)
+        at = float(np.quantile(scores, quantile)) if labels is None else best_threshold(scores, labels)
+        self.threshold = at
         return self
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -291,7 +292,8 @@ class AnomalyDetector:
             )
             detector.threshold = float(config["threshold"])
             if detector.standardize:
-                detector._usual = np.asarray(config["usual"]).reshape(sample_of(detector.autoencoder))
+                shape: Any = sample_of(detector.autoencoder)  # an open size is a TypeError here
+                detector._usual = np.asarray(config["usual"]).reshape(shape)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"path: {_MEMBER} in {str(path)!r} does not fit its model ({error}), allowed: a file that "

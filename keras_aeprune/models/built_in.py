@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -119,7 +121,7 @@ def build_in(
     return Transfer(model, tuple(stages), ERROR if values else ACCURACY, stages[-1].name)
 
 
-def _units(layer, tensor):
+def _units(layer: keras.Layer, tensor: keras.KerasTensor) -> int:
     if getattr(layer, "data_format", None) == "channels_first":
         raise InputError(f"at_layer: {layer.name!r} has its channels first, allowed: channels on the last axis")
     if not 2 <= len(tensor.shape) <= 5 or tensor.shape[-1] is None:
@@ -127,9 +129,9 @@ def _units(layer, tensor):
     return tensor.shape[-1]
 
 
-def _directions(front, data):
+def _directions(front: keras.Model, data: np.ndarray) -> np.ndarray:
     """Eigenvectors of the mean of h^T h as columns, the largest eigenvalue first, in float64."""
-    moment = 0.0
+    moment: np.ndarray | float = 0.0
     for i in range(0, len(data), _CHUNK):
         activations = predicted(front, data[i : i + _CHUNK])
         flat = activations.reshape(-1, activations.shape[-1]).astype("float64")
@@ -137,7 +139,7 @@ def _directions(front, data):
     return np.linalg.eigh(moment / len(data))[1][:, ::-1]
 
 
-def _mergeable(network, layer):
+def _mergeable(network: keras.Model, layer: keras.Layer) -> tuple[list[keras.Layer], str]:
     """The linear layers right after `layer`, and what stands against merging into them, or ""."""
     found, waiting = [], _graph.consumers(network, layer)
     while waiting:
@@ -160,15 +162,17 @@ def _mergeable(network, layer):
     return found, ""
 
 
-def _with_bottleneck(network, layer, axes, directions, merged):
+def _with_bottleneck(
+    network: keras.Model, layer: keras.Layer, axes: int, directions: np.ndarray, merged: Sequence[keras.Layer]
+) -> keras.Model:
     encoder = _linear(network, layer, axes, directions.shape[1], "encoder")
     decoder = None if merged else _linear(network, layer, axes, len(directions), "decoder")
     inside = {other.name: other for other in merged}
 
-    def copy(other):
+    def copy(other: keras.Layer) -> keras.Layer:
         return type(other).from_config(other.get_config()) if other.name in inside else copied(other)
 
-    def call(other, *args, **kwargs):
+    def call(other: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         made = other(*args, **kwargs)
         if other.name != layer.name:
             return made
@@ -189,7 +193,7 @@ def _with_bottleneck(network, layer, axes, directions, merged):
     return model
 
 
-def _linear(network, layer, axes, units, half):
+def _linear(network: keras.Model, layer: keras.Layer, axes: int, units: int, half: str) -> keras.Layer:
     """A layer without bias for one half, of the rank of the activation."""
     name = free_name(f"{layer.name}_{half}", [other.name for other in _graph.operations(network)])
     if axes == 2 or isinstance(layer, keras.layers.Dense):

@@ -84,7 +84,7 @@ def compare(
         raise refuse("x_test", x_test.shape, f"samples of shape {x_train.shape[1:]}, like x_train")
     labels = None if y_test is None else binary_labels(y_test, len(x_test))
 
-    def row(name, width, parameters, errors):
+    def row(name: str, width: int | None, parameters: int, errors: np.ndarray) -> dict[str, Any]:
         area = None if labels is None else auc(errors, labels)
         return {
             "name": name,
@@ -134,7 +134,7 @@ def aligned(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> st
     return "\n".join(lines)
 
 
-def _errors(model, x):
+def _errors(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Mean squared error of each sample, float64, shape (n,)."""
     parts = []
     for start in range(0, len(x), _BATCH):
@@ -149,7 +149,7 @@ def _errors(model, x):
     return np.concatenate(parts)
 
 
-def _width(model, x):
+def _width(model: keras.Model, x: np.ndarray) -> int | None:
     try:
         encoder = encoder_of(model)
     except InputError:
@@ -157,7 +157,7 @@ def _width(model, x):
     return int(np.prod(code_of(encoder(x[:1].astype("float32"), training=False)).shape[1:]))
 
 
-def _trained(x, width, epochs, seed):
+def _trained(x: np.ndarray, width: int, epochs: int, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     output = "sigmoid" if x.min() >= 0 and x.max() <= 1 else "linear"
     model = dense(x.shape[1:], width, output_activation=output)
@@ -166,7 +166,7 @@ def _trained(x, width, epochs, seed):
     return model
 
 
-def _numbers(name, value, least):
+def _numbers(name: str, value: Any, least: int) -> np.ndarray:
     x = np.asarray(value)
     if x.ndim < 2 or len(x) < least or not x.size or x.dtype.kind not in "biuf" or not np.isfinite(x).all():
         raise refuse(

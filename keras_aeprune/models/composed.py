@@ -240,7 +240,7 @@ def free_name(name: str, taken: Iterable[str]) -> str:
     return next(candidate for candidate in (name, *numbered) if candidate not in taken)
 
 
-def _known_shape(part):
+def _known_shape(part: keras.Layer) -> tuple[int | None, ...] | None:
     """The shape of the one input, batch axis included, or None."""
     if isinstance(part, keras.Model) and _graph.is_graph(part):
         inputs = part.inputs or []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -61,7 +62,7 @@ def from_tf_keras(model: Any) -> keras.Model:
     return new
 
 
-def _check(model):
+def _check(model: Any) -> None:
     import tf_keras  # late: few need it, and it takes seconds
 
     rebuild = "build the same in Keras 3 and copy the weights with new.set_weights(old.get_weights())"
@@ -94,7 +95,7 @@ def _check(model):
             )
 
 
-def _all_layers(model):
+def _all_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
         yield layer
         if hasattr(layer, "layers"):
@@ -103,7 +104,7 @@ def _all_layers(model):
             yield layer.layer
 
 
-def _pairs(old, new):
+def _pairs(old: Any, new: keras.Model) -> Iterator[tuple[Any, keras.Layer]]:
     """The same layer of both models, models inside models taken apart; names differ within one model."""
     for old_layer in old.layers:
         new_layer = new.get_layer(old_layer.name)
@@ -113,7 +114,7 @@ def _pairs(old, new):
             yield old_layer, new_layer
 
 
-def _copy_weights(old, new):
+def _copy_weights(old: Any, new: keras.Layer) -> None:
     sources = [*old.trainable_weights, *old.non_trainable_weights]
     targets = [*new.trainable_weights, *new.non_trainable_weights]
     shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in targets]
@@ -126,7 +127,7 @@ def _copy_weights(old, new):
         target.assign(source.numpy())
 
 
-def _compare(old, new):
+def _compare(old: Any, new: keras.Model) -> None:
     """Refuses `new` where its outputs for seeded random inputs differ from those of `old`."""
     rng = np.random.default_rng(0)
     inputs = [_random(rng, tensor) for tensor in old.inputs]
@@ -144,7 +145,7 @@ def _compare(old, new):
             )
 
 
-def _random(rng, tensor):
+def _random(rng: np.random.Generator, tensor: Any) -> np.ndarray:
     shape = [2 if axis == 0 else _UNKNOWN_SIZE for axis in range(len(tensor.shape))]
     shape = [known or guess for known, guess in zip(tensor.shape, shape, strict=True)]
     dtype = tensor.dtype.as_numpy_dtype

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import layers as kl
@@ -95,7 +96,7 @@ def convolutional(
     encoding_dim = _checked_code(encoding_dim, shape, (*spatial[-1], filters[-1]))
     conv, transposed, pooling, repeat, cropping = _LAYERS[len(shape) - 1]
 
-    def active(x, layer):
+    def active(x: keras.KerasTensor, layer: Callable[..., keras.Layer]) -> keras.KerasTensor:
         """`layer`, which has no activation yet, and what follows it."""
         weights = first_weights(activation)
         if not batch_normalization:
@@ -104,8 +105,8 @@ def convolutional(
         x = kl.BatchNormalization(name=f"{last.name}_normalization")(last(x))
         return x if activation == "linear" else kl.Activation(activation, name=f"{last.name}_activation")(x)
 
-    def convolve(kind, count, number, strides):
-        def layer(**settings):
+    def convolve(kind: type[keras.Layer], count: int, number: int, strides: int) -> Callable[..., keras.Layer]:
+        def layer(**settings: Any) -> keras.Layer:
             name = f"filters_{number}"
             return kind(count, kernel_size, strides=strides, padding="same", name=name, **settings)
 
@@ -128,7 +129,7 @@ def convolutional(
         x = active(x, lambda **settings: kl.Dense(math.prod(feature_map), name="expand", **settings))
         x = kl.Reshape(feature_map, name="feature_map")(x)
 
-    def crop(x, wanted, at_start, number):
+    def crop(x: keras.KerasTensor, wanted: Sequence[int], at_start: bool, number: int) -> keras.KerasTensor:
         surplus = [have - want for have, want in zip(x.shape[1:-1], wanted, strict=True)]
         if not any(surplus):
             return x
@@ -148,13 +149,13 @@ def convolutional(
     return assemble(encoder, keras.Model(entrance, x, name="decoder"), name)
 
 
-def _half_as_many(shape):
+def _half_as_many(shape: Sequence[int]) -> int:
     """Filters behind two stages whose feature map has at most half of a sample's values; 1 to 8."""
     positions = math.prod(-(-size // 4) for size in shape[:-1])
     return max(1, min(8, math.prod(shape) // (2 * positions)))
 
 
-def _halved(sizes, filters):
+def _halved(sizes: Sequence[int], filters: Sequence[int]) -> list[tuple[int, ...]]:
     """The spatial sizes before the first stage, after it, and so on down."""
     spatial = [tuple(sizes)]
     for number in range(1, len(filters) + 1):
@@ -168,7 +169,7 @@ def _halved(sizes, filters):
     return spatial
 
 
-def _checked_code(encoding_dim, shape, feature_map):
+def _checked_code(encoding_dim: Any, shape: Sequence[int], feature_map: Sequence[int]) -> int | None:
     """`encoding_dim`, if what it means is smaller than a sample."""
     values = math.prod(shape)
     sample_text = f"{' x '.join(map(str, shape))} = {values}"

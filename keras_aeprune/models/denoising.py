@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_aeprune._validation import fraction, one_of, positive_int, refuse
+from keras_aeprune._validation import fraction, is_real, one_of, positive_int, refuse
 from keras_aeprune.models.convolutional import convolutional
 from keras_aeprune.models.dense import default_sizes, dense
 from keras_aeprune.models.parts import assemble, sample_shape
@@ -65,7 +65,7 @@ class Corruption(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self._build_at_init()
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
         if not training or self.amount == 0:
             return inputs
         shape, dtype = ops.shape(inputs), inputs.dtype
@@ -80,10 +80,10 @@ class Corruption(keras.layers.Layer):
         extremes = ops.where(uniform < self.amount / 2, low, high)
         return ops.where(uniform < self.amount, extremes, inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "amount": self.amount, "clip": self.clip and list(self.clip), "seed": self.seed}
         return {**super().get_config(), **own}
 
@@ -175,11 +175,13 @@ def denoising(
     >>> [layer.name for layer in ae.layers], ae.encoder.output_shape
     (['input', 'corruption', 'encoder', 'decoder'], (None, 8))
     """
-    build = {"dense": dense, "convolutional": convolutional}[one_of("base", base, _BASES)]
+    builders: dict[str, Callable[..., keras.Model]] = {"dense": dense, "convolutional": convolutional}
+    build = builders[one_of("base", base, _BASES)]
     settings = _checked(corruption, noise, clip, names=("corruption", "noise"))
     if encoding_dim is None and base == "dense":
         encoding_dim = default_sizes(math.prod(sample_shape(input_shape)))[0]
-    known = [n for n in build.__kwdefaults__ if n != "name"]
+    accepted = inspect.signature(build).parameters.values()
+    known = [one.name for one in accepted if one.kind is one.KEYWORD_ONLY and one.name != "name"]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise refuse("options", ", ".join(unknown), f"those of models.{base}: {', '.join(known)}")
@@ -188,12 +190,14 @@ def denoising(
     return assemble(plain.encoder, plain.decoder, name, entrance=[layer])
 
 
-def _checked(kind, amount, clip, names=("kind", "amount")):
+def _checked(
+    kind: Any, amount: Any, clip: Any, names: tuple[str, str] = ("kind", "amount")
+) -> tuple[str, float, tuple[float, float] | None]:
     """The three settings of noise as plain values that fit each other."""
     kind = one_of(names[0], kind, _KINDS)
     if kind != "gaussian":
         amount = fraction(names[1], amount, high_open=False)
-    elif isinstance(amount, bool) or not isinstance(amount, numbers.Real) or not (0 <= amount < math.inf):
+    elif not is_real(amount) or not (0 <= amount < math.inf):
         raise refuse(names[1], amount, "a standard deviation >= 0 in units of the data")
     if clip is None:
         return kind, float(amount), None

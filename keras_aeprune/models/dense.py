@@ -115,7 +115,7 @@ def dense(
     ):
         activation_name(argument, value)
 
-    def layer(x, width, function, name):
+    def layer(x: keras.KerasTensor, width: int, function: str, name: str) -> keras.KerasTensor:
         # the scale of the first weights that suits each kind of activation (He, Glorot)
         weights = first_weights(function)
         if not batch_normalization:
@@ -124,7 +124,7 @@ def dense(
         x = keras.layers.BatchNormalization(name=f"{name}_normalization")(x)
         return x if function == "linear" else keras.layers.Activation(function, name=f"{name}_activation")(x)
 
-    def hidden(x, units):
+    def hidden(x: keras.KerasTensor, units: Sequence[int]) -> keras.KerasTensor:
         for number, width in enumerate(units, start=1):
             x = layer(x, width, activation, f"hidden_{number}")
         return x

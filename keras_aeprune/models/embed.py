@@ -162,7 +162,7 @@ def embedding_quality(
     return EmbeddingQuality(tuple(rows), neighbours, len(rows_train), len(rows_test))
 
 
-def _labelled(name, value):
+def _labelled(name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise refuse(name, value, "(x, y): samples, and one label for each")
     x, y = (np.asarray(part) for part in value)
@@ -173,5 +173,5 @@ def _labelled(name, value):
     return x, y
 
 
-def _drawn(generator, count, most):
+def _drawn(generator: np.random.Generator, count: int, most: int | None) -> np.ndarray:
     return np.sort(generator.permutation(count)[:most])

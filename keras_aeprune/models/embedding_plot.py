@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -83,7 +83,7 @@ def plot_embedding(
     for axes, (title, points, names) in zip(both, panels, strict=True):
         for number, label in enumerate(known):
             chosen = points[rows][y[rows] == label]
-            style = {"s": 11, "color": _PALETTE[number], "marker": _MARKS[number], "linewidths": 0}
+            style: dict[str, Any] = {"s": 11, "color": _PALETTE[number], "marker": _MARKS[number], "linewidths": 0}
             axes.scatter(*chosen.T, label=str(label), alpha=0.75, **style)
         axes.set_title(title, loc="left")
         axes.set_xlabel(names[0], color=MUTED)

@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -78,7 +79,7 @@ def one_line(error: BaseException) -> str:
     return shown(text or type(error).__name__, 200).strip("'\"")
 
 
-def _with_halves(model):
+def _with_halves(model: keras.Model) -> keras.Model:
     """`model` with its layers "encoder" and "decoder" as attributes, where it has none of that name yet."""
     for half in ("encoder", "decoder"):
         layer = next((layer for layer in model.layers if layer.name == half), None)
@@ -87,7 +88,7 @@ def _with_halves(model):
     return model
 
 
-def _load_archive(path):
+def _load_archive(path: Path) -> keras.Model:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # Keras reads the weights without looking at their checksum
@@ -106,7 +107,7 @@ def _load_archive(path):
     return _load_as(path, ".keras")
 
 
-def _load_hdf5(path):
+def _load_hdf5(path: Path) -> keras.Model:
     try:
         with h5py.File(path, "r") as file:
             text, version = (_text(file.attrs.get(name)) for name in ("model_config", "keras_version"))
@@ -130,7 +131,7 @@ def _load_hdf5(path):
     return _load_as(path, ".h5", mended)
 
 
-def _load_as(path, suffix, config=None):
+def _load_as(path: Path, suffix: str, config: dict[str, Any] | None = None) -> keras.Model:
     """Loads `path` under a name with `suffix`, with `config` in place of an .h5 file's own."""
     with tempfile.TemporaryDirectory() as folder:
         file = path
@@ -145,7 +146,7 @@ def _load_as(path, suffix, config=None):
             raise _refused(path, error) from error
 
 
-def _refused(path, error):
+def _refused(path: Path, error: Exception) -> InputError:
     text = str(error)
     if "Lambda" in text or "lambda" in text or "safe_mode" in text:
         return InputError(
@@ -165,12 +166,12 @@ def _refused(path, error):
     )
 
 
-def _damaged(path, error):
+def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(
         f"model file: {path.name} could not be read ({one_line(error)}), allowed: a whole Keras model; "
         "save or copy it again"
     )
 
 
-def _text(value):
+def _text(value: str | bytes | None) -> str | None:
     return value.decode() if isinstance(value, bytes) else value

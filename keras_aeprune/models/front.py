@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -96,11 +96,11 @@ def autoencoder(
     return model
 
 
-def _feature_map_code(kind, options):
+def _feature_map_code(kind: str, options: Mapping[str, Any]) -> bool:
     return kind == "convolutional" or (kind == "denoising" and options.get("base") == "convolutional")
 
 
-def _shape(data):
+def _shape(data: Any) -> tuple[int, ...]:
     x = data.x_train if isinstance(data, Dataset) else data
     shape = tuple(int(size) for size in np.shape(x)[1:])
     if not shape:

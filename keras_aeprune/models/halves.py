@@ -73,7 +73,7 @@ def code_of(encoder_output: Any) -> Any:
     return code
 
 
-def _half(model, name):
+def _half(model: keras.Model, name: str) -> keras.Layer:
     keras_model(model)
     found = getattr(model, name, None)
     if not isinstance(found, keras.Layer):

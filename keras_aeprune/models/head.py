@@ -185,12 +185,15 @@ def fine_tune(
     encoder, code = layer_at(model, "encoder")
     loss = loss_of(model, y)
     stages, kept = [], []
+    scores: list[float] = []
 
-    def reached(name, seconds):
-        better = score(model, *validation)[1] if validation else None
-        note = f"validation {better:.4f}" if validation else ""
+    def reached(name: str, seconds: float) -> None:
+        note = ""
+        if validation:
+            scores.append(score(model, *validation)[1])
+            note = f"validation {scores[-1]:.4f}"
         stages.append(stage(name, model, test, seconds=seconds, note=note))
-        kept.append((better, model.get_weights()))
+        kept.append(model.get_weights())
 
     reached("start", time.perf_counter() - began)
     if first:
@@ -211,6 +214,6 @@ def fine_tune(
     accuracy = kind_of(model, model.output_shape, y) != "values"
     if validation:
         sign = 1 if accuracy else -1
-        best = max(range(len(stages)), key=lambda i: (sign * kept[i][0], i))
-        model.set_weights(kept[best][1])
+        best = max(range(len(stages)), key=lambda i: (sign * scores[i], i))
+        model.set_weights(kept[best])
     return Transfer(model, tuple(stages), ACCURACY if accuracy else ERROR, stages[best].name)

@@ -75,11 +75,11 @@ def for_inference(model: keras.Model) -> keras.Model:
 class _Copier:
     """Copies models layer by layer, each layer once however often it is used."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.made: dict[int, Any] = {}
         self.leaves: list[tuple[Any, Any]] = []
 
-    def model(self, model):
+    def model(self, model: keras.Model) -> keras.Model:
         if isinstance(model, keras.Sequential):
             layers = [self.layer(layer) for layer in model.layers if not isinstance(layer, _TRAINING_ONLY)]
             entrance = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
@@ -89,12 +89,12 @@ class _Copier:
         plain = keras.Model(model.input, model.output, name=model.name)
         return keras.models.clone_model(plain, clone_function=self.layer, call_function=self.call)
 
-    def layer(self, layer):
+    def layer(self, layer: keras.Layer) -> keras.Layer:
         if id(layer) not in self.made:
             self.made[id(layer)] = self._copy(layer)
         return self.made[id(layer)]
 
-    def _copy(self, layer):
+    def _copy(self, layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, (*_TRAINING_ONLY, Sampling)):
             return layer  # `call` does not call it
         if isinstance(layer, keras.Model):
@@ -119,7 +119,7 @@ class _Copier:
         return new
 
     @staticmethod
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(layer, (*_TRAINING_ONLY, Sampling)):
             return layer(*args, **kwargs)
         if kwargs.get("training"):
@@ -131,21 +131,21 @@ class _Copier:
         return inputs[0] if isinstance(layer, Sampling) else inputs
 
 
-def _copy_weights(old, new):
+def _copy_weights(old: keras.Layer, new: keras.Layer) -> None:
     values = old.get_weights()
     if isinstance(old, DenseTranspose):
         values = [np.transpose(old.kernel), old.bias]
     new.set_weights(values)
 
 
-def _half(model, name):
+def _half(model: keras.Model, name: str) -> keras.Layer | None:
     half = getattr(model, name, None)
     if isinstance(half, keras.Layer):
         return half
     return next((layer for layer in model.layers if layer.name == name), None)
 
 
-def _check(model):
+def _check(model: keras.Model) -> None:
     for path, part in [("", model), *walk(model)]:
         if not isinstance(part, keras.Model):
             continue

@@ -70,7 +70,7 @@ def mend(model: dict[str, Any]) -> dict[str, Any]:
 def _layer(layer: dict[str, Any]) -> dict[str, Any]:
     """One entry of a model's layers, without what only the new format has."""
     kind, name = layer["class_name"], layer.get("name") or _name(layer)
-    kept = {key: layer[key] for key in ("name", "inbound_nodes") if key in layer}
+    kept: dict[str, Any] = {key: layer[key] for key in ("name", "inbound_nodes") if key in layer}
     if kind in _MODELS:
         return {**kept, **mend(layer)}
     if kind == "Lambda":
@@ -117,16 +117,16 @@ def _layer(layer: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "class_name": kind, "config": config}
 
 
-def _wrapped(layer):
+def _wrapped(layer: dict[str, Any]) -> dict[str, Any]:
     """A layer in the config of another one, which Keras 3 reads only with its module."""
     mended = _layer(layer)
     module = "keras" if mended["class_name"] in _MODELS else "keras.layers"
     return {"module": module, "registered_name": None, **mended}
 
 
-def _missing_input(layers):
+def _missing_input(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The InputLayer that a Sequential's first layer describes instead of having one before it."""
-    first = layers[0] if layers else {"class_name": "InputLayer"}
+    first: dict[str, Any] = layers[0] if layers else {"class_name": "InputLayer"}
     if first["class_name"] in ("InputLayer", *_MODELS) or "batch_input_shape" not in first["config"]:
         return []
     config = first["config"]
@@ -135,7 +135,7 @@ def _missing_input(layers):
     return [{"class_name": "InputLayer", "config": entrance}]
 
 
-def _call(layer, node, kinds):
+def _call(layer: str, node: Any, kinds: dict[str, str]) -> list[list[Any]]:
     """One call of a layer: [[source, call of the source, output of that call, keyword arguments], ...]."""
     if not isinstance(node, list) or not all(
         isinstance(source, list) and len(source) in (3, 4) for source in node
@@ -153,7 +153,7 @@ def _call(layer, node, kinds):
     return mended
 
 
-def _outputs(outputs, kinds):
+def _outputs(outputs: Any, kinds: dict[str, str]) -> Any:
     """References to the model's outputs; Keras 3 still counts the calls of a functional model from 1 here."""
     if isinstance(outputs, dict):
         return {key: _outputs(value, kinds) for key, value in outputs.items()}
@@ -163,12 +163,12 @@ def _outputs(outputs, kinds):
     return [_outputs(value, kinds) for value in outputs]
 
 
-def _single(references):
+def _single(references: Any) -> Any:
     """One input or output as itself, not as a list of one, as Keras 2 treats it."""
     one = isinstance(references, list) and len(references) == 1 and isinstance(references[0], list)
     return references[0] if one else references
 
 
-def _name(layer):
+def _name(layer: dict[str, Any]) -> str:
     config = layer.get("config")
     return config.get("name", "without name") if isinstance(config, dict) else "without name"

@@ -140,21 +140,21 @@ def _log_weights(decoder: keras.Model, means: np.ndarray) -> Callable[..., Any]:
                 "probabilities in [0, 1]; build the model with output_activation='sigmoid'"
             )
 
-    def spec(*shape):
+    def spec(*shape: int | None) -> tf.TensorSpec:
         return tf.TensorSpec(shape, tf.float32)
 
     width = means.shape[1]
     moments = spec(None, width)
 
     @tf.function(input_signature=[spec(None, None), moments, moments, spec(None, None, width)], autograph=False)
-    def log_sum(x, mean, log_variance, eps):
+    def log_sum(x: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(eps)
         z = mean[:, None] + tf.exp(0.5 * log_variance)[:, None] * eps
         # log p(z) - log q(z|x); the two constants cancel
         ratio = 0.5 * tf.reduce_sum(tf.square(eps) - tf.square(z) + log_variance[:, None], -1)
         codes = tf.reshape(z, (-1, width))
 
-        def each(values):
+        def each(values: tf.Tensor) -> tf.Tensor:
             return tf.reshape(tf.cast(values, tf.float32), (shape[0], shape[1], -1))
 
         if logits is None:
@@ -175,7 +175,7 @@ def _logits(decoder: keras.Model) -> Callable[[Any], Any] | None:
     if not _graph.is_graph(decoder):
         return None
     (last,) = _graph.output_layers(decoder)
-    after = []
+    after: list[keras.Layer] = []
     while isinstance(last, _KEEPS_VALUES):
         after.insert(0, last)
         (last,) = _graph.producers(decoder, last)
@@ -186,7 +186,7 @@ def _logits(decoder: keras.Model) -> Callable[[Any], Any] | None:
     linear.build(last.input.shape)
     linear.set_weights(last.get_weights())
 
-    def logits(codes):
+    def logits(codes: tf.Tensor) -> tf.Tensor:
         values = linear(before(codes, training=False))
         for layer in after:
             values = layer(values)

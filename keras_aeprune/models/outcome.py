@@ -79,8 +79,8 @@ class Transfer:
             rows.append((stage.name, *numbers, remark))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = []
-        for name, *numbers, remark in rows:
-            cells = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
+        for name, *written, remark in rows:
+            cells = [text.rjust(width) for text, width in zip(written, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *cells, remark]).rstrip())
         first, last = self.stages[0], self.final
         ratio = last.parameters / first.parameters if first.parameters else 1.0
@@ -91,7 +91,7 @@ class Transfer:
         return "\n".join(lines)
 
 
-def _score(value):
+def _score(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2e}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
@@ -138,7 +138,7 @@ def kind_of(model: keras.Model, output_shape: tuple[int | None, ...], y: np.ndar
     *before, last = output_shape[1:] or (None,)
     if not whole or tuple(y.shape[1:]) not in (tuple(before), (*before, 1)):
         return "values"
-    if (last or 1) >= 2:
+    if last is not None and last >= 2:
         if len(y) and (y.min() < 0 or y.max() >= last):
             raise refuse("y", f"labels from {y.min()} to {y.max()}", f"whole numbers from 0 to {last - 1}")
         return "classes"
@@ -249,6 +249,7 @@ def two(name: str, value: Any, check: str, minimum: int = 0) -> tuple[Any, Any]:
     """`value` as one setting for each of two stages: whole numbers ("epochs") or numbers > 0 ("rate")."""
     if isinstance(value, str) or not isinstance(value, list | tuple) or len(value) != 2:
         raise refuse(name, value, "two numbers, one for each stage")
+    first, second = value
     if check == "epochs":
-        return tuple(positive_int(name, v, minimum=minimum) for v in value)
-    return tuple(positive_number(name, v) for v in value)
+        return positive_int(name, first, minimum=minimum), positive_int(name, second, minimum=minimum)
+    return positive_number(name, first), positive_number(name, second)

@@ -122,7 +122,7 @@ class _Found:
     binary: bool
 
 
-def _array(data):
+def _array(data: Any) -> np.ndarray:
     if not hasattr(data, "__array__"):
         raise InputError(
             f"data: got {shown(data)} of type {type(data).__name__}, allowed: a NumPy array or a "
@@ -131,7 +131,7 @@ def _array(data):
     return np.asarray(data)
 
 
-def _look(name, x):
+def _look(name: str, x: np.ndarray) -> _Found:
     """Range and kind of the values, without a copy of the whole."""
     if x.dtype.kind not in "biuf" or x.ndim < 1 or not x.size:
         raise InputError(
@@ -159,7 +159,7 @@ def _look(name, x):
     return _Found(low, high, binary)
 
 
-def _far(x):
+def _far(x: np.ndarray) -> tuple[float, float]:
     """The fraction of the values that are far from their feature's median, and of the squared error."""
     count, features = len(x), x[:1].size
     rows = min(count, max(_ROWS, _SAMPLE // features))

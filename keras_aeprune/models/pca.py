@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,7 @@ class PCA:
         total = self.variances.sum()
         return float(self.variances[:width].sum() / total) if total > 0 else 1.0
 
-    def _known(self, width):
+    def _known(self, width: Any) -> int:
         """`width`, or the number of directions that the training data has, if that is smaller."""
         width = positive_int("width", width, minimum=0, maximum=self.features)
         kept = self.directions.shape[1]
@@ -175,7 +176,7 @@ class PCA:
         return min(width, kept)
 
 
-def _of_covariance(x, mean):
+def _of_covariance(x: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     covariance = np.zeros((mean.size, mean.size))
     for start in range(0, len(x), _CHUNK):
         centred = x[start : start + _CHUNK] - mean
@@ -184,7 +185,7 @@ def _of_covariance(x, mean):
     return np.maximum(variances[::-1], 0.0), directions[:, ::-1]
 
 
-def _of_samples(x, mean):
+def _of_samples(x: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = x - mean
     squares, coordinates = np.linalg.eigh(centred @ centred.T)
     squares, coordinates = squares[::-1], coordinates[:, ::-1]
@@ -195,7 +196,7 @@ def _of_samples(x, mean):
     return variances, directions
 
 
-def _flat(name, x, features=None):
+def _flat(name: str, x: Any, features: int | None = None) -> np.ndarray:
     x = np.asarray(x)
     if x.ndim < 2 or x.dtype.kind not in "biuf" or not np.prod(x.shape[1:]):
         raise refuse(name, f"{x.dtype} array of shape {x.shape}", "numbers of shape (samples, ...)")
@@ -205,7 +206,7 @@ def _flat(name, x, features=None):
     return flat
 
 
-def _widths(widths, features):
+def _widths(widths: Any, features: int) -> tuple[int, ...]:
     if isinstance(widths, str) or not isinstance(widths, Iterable):
         raise refuse("widths", widths, "whole numbers, for example range(4, 33, 4)")
     return tuple(positive_int("widths", width, minimum=0, maximum=features) for width in widths)

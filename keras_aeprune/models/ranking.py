@@ -111,7 +111,7 @@ def best_threshold(scores: np.ndarray, y: np.ndarray) -> float:
     return lowest / 2 if lowest > 0 else min(-1.0, 2 * lowest)
 
 
-def _steps(scores, labels):
+def _steps(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Different scores from high to low; anomalies and normal samples that score at least that much."""
     levels, place = np.unique(-scores, return_inverse=True)
     hits = np.cumsum(np.bincount(place, weights=labels, minlength=len(levels)))
@@ -119,7 +119,7 @@ def _steps(scores, labels):
     return -levels, hits, alarms
 
 
-def _finite(scores):
+def _finite(scores: Any) -> np.ndarray:
     array = np.asarray(scores, dtype="float64")
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
         raise refuse("scores", f"array of shape {array.shape}", "one finite number for each sample")

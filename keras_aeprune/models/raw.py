@@ -123,5 +123,6 @@ def rescaling(scale: np.ndarray, offset: np.ndarray, name: str) -> keras.layers.
 def _placed(value: float | tuple[float, ...], shape: tuple[int | None, ...]) -> np.ndarray:
     """One number, one for each feature in the shape of a sample, or one for each channel (the last axis)."""
     numbers = np.asarray(value, dtype="float64")
-    features = None if None in shape else int(np.prod(shape))
-    return numbers.reshape(shape) if numbers.ndim and numbers.size == features else numbers
+    known = [size for size in shape if size is not None]
+    fits = len(known) == len(shape) and numbers.ndim and numbers.size == int(np.prod(known))
+    return numbers.reshape(known) if fits else numbers

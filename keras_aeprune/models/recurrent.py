@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 from keras import layers as kl
@@ -69,7 +70,7 @@ def recurrent(
     one_of("cell", cell, _CELLS)
     activation_name("output_activation", output_activation)
 
-    def layer(number, width, return_sequences):
+    def layer(number: int, width: int, return_sequences: bool) -> keras.Layer:
         made = _CELLS[cell](
             width, return_sequences=return_sequences, name=cell if bidirectional else f"units_{number}"
         )
@@ -138,15 +139,15 @@ def unrolled(model: keras.Model) -> keras.Model:
             layer.unroll = True
     _copy_weights(model, twin)
     for half in ("encoder", "decoder"):
-        found = getattr(model, half, None)
-        names = {found.name} if any(found is layer for layer in model.layers) else {half}
+        found: Any = getattr(model, half, None)
+        name = next((layer.name for layer in model.layers if layer is found), half)
         for layer in twin.layers:
-            if layer.name in names:
+            if layer.name == name:
                 setattr(twin, half, layer)
     return twin
 
 
-def _check_layers(model):
+def _check_layers(model: keras.Model) -> None:
     for path, layer in walk(model):
         if isinstance(layer, _CONV_LSTM):
             raise InputError(
@@ -174,7 +175,7 @@ def _recurrent_in(model: keras.Model, prefix: str) -> Iterator[tuple[str, bool]]
             yield path, all(shape[steps_axis] is not None for shape in shapes)
 
 
-def _rebuilt(model):
+def _rebuilt(model: keras.Model) -> keras.Model:
     """`model` from its config, with new weights and uncompiled."""
     sequential = isinstance(model, keras.Sequential)
     described = {
@@ -196,7 +197,7 @@ def _rebuilt(model):
         ) from error
 
 
-def _copy_weights(old, new):
+def _copy_weights(old: keras.Model, new: keras.Model) -> None:
     """Layer by layer, as a layer that two nested models share is two layers in a rebuilt model."""
     for source in old.layers:
         target = new.get_layer(source.name)

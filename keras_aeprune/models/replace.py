@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -115,7 +117,7 @@ def replace_front(
     return Transfer(model, tuple(stages), ERROR if values else ACCURACY, stages[-1].name)
 
 
-def _names_after(network, layer):
+def _names_after(network: keras.Model, layer: keras.Layer) -> set[str]:
     """Names of what follows `layer`; refuses it when that takes anything else that depends on the input."""
     before, waiting = [], _graph.producers(network, layer)
     while waiting:
@@ -140,7 +142,9 @@ def _names_after(network, layer):
     return {other.name for other in after}
 
 
-def _front(network, encoder, features, taken):
+def _front(
+    network: keras.Model, encoder: keras.Model, features: np.ndarray, taken: Collection[str]
+) -> keras.Model:
     """Encoder copy and untrained adapter, from the network's input to activations like `features`."""
     encoder = encoder_copy(encoder, free_name("encoder", taken))
     entrance = entrance_of(encoder, free_name("input", taken))
@@ -168,11 +172,11 @@ def _front(network, encoder, features, taken):
     return keras.Model(entrance, x, name="front")
 
 
-def _per_position(code, features):
+def _per_position(code: Sequence[int | None], features: Sequence[int]) -> bool:
     return 2 <= len(features) <= 4 and tuple(code[1:-1]) == tuple(features[:-1])
 
 
-def _solve(front, data, features):
+def _solve(front: keras.Model, data: np.ndarray, features: np.ndarray) -> None:
     """The adapter's weights by ridge regression of the activations on the codes, in float64."""
     adapter = next(layer for layer in front.layers if layer.name.startswith("adapter") and layer.weights)
     encode = keras.Model(front.inputs[0], adapter.input)
@@ -195,11 +199,11 @@ def _solve(front, data, features):
     adapter.bias.assign(target_mean - mean @ kernel)
 
 
-def _joined(network, layer, front):
+def _joined(network: keras.Model, layer: keras.Layer, front: keras.Model) -> keras.Model:
     """A copy of the network that takes the outputs of `front` where it took those of `layer`."""
     made = front.outputs[0]
 
-    def call(copy, *args, **kwargs):
+    def call(copy: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         return made if copy.name == layer.name else copy(*args, **kwargs)
 
     return rewired(network, call, entrance=front.inputs[0])

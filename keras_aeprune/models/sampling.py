@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_aeprune._layers import walk
-from keras_aeprune._validation import InputError, positive_int, refuse
+from keras_aeprune._validation import InputError, is_real, positive_int, refuse
 
 _LIMIT = 20.0
 
@@ -118,7 +118,7 @@ class Sampling(keras.layers.Layer):
     def weight(self, value: float) -> None:
         self._weight.assign(_not_negative("weight", value))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         shapes = input_shape if isinstance(input_shape, (list, tuple)) else ()
         if len(shapes) != 2 or not all(isinstance(s, (list, tuple)) for s in shapes) or shapes[0] != shapes[1]:
             raise InputError(
@@ -127,7 +127,7 @@ class Sampling(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Sequence[keras.KerasTensor], training: bool = False) -> keras.KerasTensor:
         mean, log_variance = (ops.cast(value, "float32") for value in inputs)
         each_axis = ops.mean(divergence(mean, log_variance), axis=0)
         # read by the model in the same step, as `losses` are; a metric here would put state into inference
@@ -140,10 +140,10 @@ class Sampling(keras.layers.Layer):
         eps = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.noise)
         return ops.cast(mean + ops.exp(0.5 * bounded(log_variance)) * eps, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[tuple[int | None, ...]]) -> tuple[int | None, ...]:
         return tuple(input_shape[0])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "weight": self._first_weight,
@@ -169,6 +169,6 @@ def sampling_of(model: keras.Model) -> Sampling:
 
 
 def _not_negative(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (0 <= value < math.inf):
+    if not is_real(value) or not (0 <= value < math.inf):
         raise refuse(name, value, "a number >= 0")
     return float(value)

@@ -65,7 +65,7 @@ def sparse(
     regularizer = {"l1": ActivityL1(rate), "kl": kl}[one_of("penalty", penalty, ("l1", "kl"))]
     code_activation = {"l1": "relu", "kl": "sigmoid"}[penalty]
 
-    def layers(x, units):
+    def layers(x: keras.KerasTensor, units: Sequence[int]) -> keras.KerasTensor:
         for number, width in enumerate(units, start=1):
             x = keras.layers.Dense(
                 width, activation, kernel_initializer=first_weights(activation), name=f"hidden_{number}"

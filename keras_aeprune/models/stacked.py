@@ -54,7 +54,7 @@ class DenseTranspose(keras.layers.Layer):
         self._activation_name = activation
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.kernel = self.add_weight(shape=(self.units, input_shape[-1]), name="kernel")
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
@@ -89,13 +89,13 @@ class DenseTranspose(keras.layers.Layer):
         self.kernel = kernel
         self._tracker.lock()
 
-    def call(self, inputs):
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         return self.activation(ops.add(ops.matmul(inputs, ops.transpose(self.kernel)), self.bias))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"units": self.units, "activation": self._activation_name, "source": self.source}
         return {**super().get_config(), **own}
 
@@ -112,7 +112,7 @@ class TiedAutoencoder(keras.Model):
     class, the tie is there again after each of them.
     """
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any):
         super().__init__(inputs, outputs, name=name, **kwargs)
         self.encoder, self.decoder = encoder_of(self), decoder_of(self)
         for _, layer in _layers.walk(self.decoder):
@@ -241,7 +241,8 @@ def pretrain(
     if isinstance(verbose, bool) or verbose not in (0, 1, 2):
         raise refuse("verbose", verbose, "0, 1 or 2")
     h = _samples(x, encoder_of(model).input_shape[1:])
-    losses, results = [], []
+    losses: list[list[float]] = []
+    results: list[tuple[keras.Variable, np.ndarray]] = []
     for number, (there, back) in enumerate(pairs, start=1):
         stage = _Stage(there, back, noise, outermost=number == 1)
         stage.model.compile(keras.optimizers.Adam(learning_rate), "mse")
@@ -249,7 +250,7 @@ def pretrain(
         losses.append([float(loss) for loss in history.history["loss"]])
         values = stage.results()
         # the last step can spoil the weights after the last loss was taken
-        if not all(np.isfinite(value).all() for value in (losses[-1], *(value for _, value in values))):
+        if not (np.isfinite(losses[-1]).all() and all(np.isfinite(value).all() for _, value in values)):
             raise InputError(
                 f"learning_rate: training layer {number} ({there.name!r}) with {learning_rate} ended in NaN or "
                 "infinite values, allowed: a rate and first weights with which they stay finite; try a tenth of it"
@@ -266,8 +267,8 @@ def pretrain(
 class _Stage:
     """A shallow autoencoder of copies of one layer and its mirror."""
 
-    def __init__(self, there, back, noise, outermost):
-        self.pairs = []
+    def __init__(self, there: keras.Layer, back: keras.Layer, noise: float, outermost: bool):
+        self.pairs: list[tuple[keras.Variable, keras.Variable]] = []
         inputs = keras.Input((there._kernel.shape[0],))
         x = Corruption("masking", noise)(inputs) if noise else inputs
         self.there, copy = self._copy(there, "there"), self._copy(back, "back")
@@ -283,14 +284,14 @@ class _Stage:
                 self.pairs.append((old, new))
 
     @staticmethod
-    def _copy(layer, name):
+    def _copy(layer: keras.Layer, name: str) -> keras.Layer:
         return type(layer).from_config({**layer.get_config(), "name": name})
 
-    def results(self):
+    def results(self) -> list[tuple[keras.Variable, np.ndarray]]:
         return [(old, ops.convert_to_numpy(new)) for old, new in self.pairs]
 
 
-def _mirrored(model):
+def _mirrored(model: keras.Model) -> list[tuple[keras.Layer, keras.Layer]]:
     """(layer of the encoder, its mirror in the decoder), from the input on; or the reason why there is none."""
     encoder, decoder = encoder_of(keras_model(model)), decoder_of(model)
     for layer in model.layers:
@@ -307,7 +308,7 @@ def _mirrored(model):
     return pairs
 
 
-def _dense_layers(half):
+def _dense_layers(half: keras.Model) -> list[keras.Layer]:
     """The dense layers of a half from its input on; the half is one chain of them."""
     if not is_graph(half):
         raise _not_dense(half, "whose layers are Python code, allowed: functional models")
@@ -323,20 +324,20 @@ def _dense_layers(half):
     return found
 
 
-def _not_dense(layer, where):
+def _not_dense(layer: keras.Layer, where: str) -> InputError:
     return InputError(
         f"model: got {layer.name!r} ({type(layer).__name__}) {where}; pretrain takes models of dense, stacked "
         "and sparse, and of denoising with a dense base; train others with fit"
     )
 
 
-def _kernel_shape(layer):
+def _kernel_shape(layer: keras.Layer) -> tuple[int, ...]:
     if isinstance(layer, DenseTranspose):
         return tuple(layer.kernel.shape)[::-1]
     return tuple(layer._kernel.shape)
 
 
-def _samples(x, shape):
+def _samples(x: Any, shape: Sequence[int]) -> np.ndarray:
     x = np.asarray(x)
     if x.dtype.kind not in "biuf" or x.shape[1:] != tuple(shape) or not len(x):
         raise refuse("x", f"{x.dtype} array of shape {x.shape}", f"1 or more samples, shape (samples, {shape})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from keras_aeprune.models.halves import decoder_of, encoder_of
 from keras_aeprune.models.parts import sample_shape
 from keras_aeprune.models.sampling import Sampling, sampling_of
 
-_BUILDERS = {"dense": dense, "convolutional": convolutional}
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {"dense": dense, "convolutional": convolutional}
 _NOT_OPTIONS = ("input_shape", "encoding_dim", "output_activation", "code_activation", "name")
 
 
@@ -72,7 +72,9 @@ class VariationalAutoencoder(keras.Model):
     def beta(self, value: float) -> None:
         sampling_of(self).weight = value
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
         total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         layer = sampling_of(self)
         if layer.losses:  # there are none before the first call, nor while Keras only asks for shapes

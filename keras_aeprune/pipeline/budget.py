@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_aeprune._validation import InputError, refuse
+from keras_aeprune._validation import InputError, is_real, refuse
 
 __all__ = ["Budget", "microseconds", "number_of_bytes"]
 
@@ -61,7 +60,7 @@ def _measure(name: str, value: Any, units: Mapping[str, int], allowed: str) -> f
         number, unit = match.groups()
         if unit.upper() in units and number.count(".") <= 1 and number != ".":
             found = float(number) * units[unit.upper()]
-    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif is_real(value):
         found = float(value)
     if found is None or not 0 < found < math.inf:
         raise refuse(name, value, f"a number > 0 of {allowed}")
@@ -183,4 +182,4 @@ def higher_is_better(metric: str) -> bool:
 
 
 def _real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return is_real(value) and math.isfinite(value)

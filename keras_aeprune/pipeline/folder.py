@@ -12,7 +12,7 @@ from keras_aeprune._validation import InputError, shown
 try:
     import fcntl
 except ImportError:  # Windows: no lock, but every file is still written whole
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module that is not there has no other type
 
 __all__ = ["RunFolder"]
 

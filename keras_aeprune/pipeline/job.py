@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,12 @@ def compress(
         >>> print(result)                                        # doctest: +SKIP
     """
     began = time.monotonic()
-    budget = {"model": model, "max_size": max_size, "max_latency": max_latency, "max_drop": max_drop}
+    budget: dict[str, Any] = {
+        "model": model,
+        "max_size": max_size,
+        "max_latency": max_latency,
+        "max_drop": max_drop,
+    }
     budget = {**budget, "target": target, "loss": loss, "scale": scale}
     if any(value is not None for value in budget.values()):
         for name, value in {"sparsity": sparsity, "hidden_units": hidden_units, "max_time": max_time}.items():
@@ -229,7 +235,7 @@ class _Job:
 
     def result(self) -> Result:
         records = {
-            phase: self.step(number, phase, title, lambda heading, phase=phase: self.train(phase, heading))
+            phase: self.step(number, phase, title, partial(self.train, phase))
             for number, (phase, (_, _, title)) in enumerate(_TRAININGS.items(), 1)
         }
         number = len(records) + 1
@@ -286,9 +292,10 @@ class _Job:
         spent = sum(record["seconds"] for record in map(self.run.finished, phases) if record)
         passed = max(time.monotonic() - self.began, spent)
         trained = self.run.finished("dense")
-        cost = self.cost or (None if trained else Cost.measure(self.flat, self.settings))
         if trained:
             cost = Cost(trace=1.0, epoch=trained["seconds"] / trained["epochs"])
+        else:
+            cost = self.cost or Cost.measure(self.flat, self.settings)
         after = after_training(self.data, self.settings, cost)
         fitted = fit_epochs(wanted, self.limit - passed - after, cost, limit=self.limit, after=after)
         return fitted[phase]

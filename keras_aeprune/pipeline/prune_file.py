@@ -128,7 +128,13 @@ def prune_file(
     writable_folder("out", folder)
     try:
         before = evaluated(network, inputs["test"], targets["test"])
-        held = {"criterion": ranking, "allocation": sharing, "data": seen, "include": include, "exclude": exclude}
+        held: dict[str, Any] = {
+            "criterion": ranking,
+            "allocation": sharing,
+            "data": seen,
+            "include": include,
+            "exclude": exclude,
+        }
         prune = Prune(sparsity, **held)
         network.fit(
             inputs["train"],
@@ -146,6 +152,7 @@ def prune_file(
         for made in missing:
             made.rmdir()
         raise
+    assert prune.table is not None  # since fit has ended
     return PrunedFile(path, prune.table, before, after, (*loaded.notes, *notes, *more, note))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from keras_aeprune import models
-from keras_aeprune._validation import InputError, fraction, positive_int, positive_number, refuse
+from keras_aeprune._validation import InputError, fraction, is_real, positive_int, positive_number, refuse
 from keras_aeprune.datasets import Dataset
 
 __all__ = ["Settings"]
@@ -33,6 +32,12 @@ class Settings:
         output_activation: "sigmoid" for data in [0, 1], else "linear".
         allocation: how the zeros are shared out among the layers.
         max_error_increase: fraction by which the error of the shrunk autoencoder may grow; None makes none.
+
+    Example:
+        >>> from keras_aeprune.datasets import load
+        >>> settings = Settings.derive(load("digits"), epochs=10)
+        >>> settings.encoding_dim, settings.epochs
+        (8, {'dense': 10, 'prune': 10, 'finetune': 5})
     """
 
     sparsity: float
@@ -104,7 +109,7 @@ class Settings:
 
 
 def _increase(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+    if not is_real(value) or not 0 <= value < math.inf:
         raise refuse("max_error_increase", value, "a fraction >= 0, such as 0.05")
     return float(value)
 

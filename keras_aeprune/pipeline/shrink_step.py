@@ -67,7 +67,7 @@ def shrink(
     data: Dataset,
     settings: Settings,
     *,
-    epochs: Mapping[str, int],
+    epochs: Mapping[str, Any],
     directory: Path,
     progress: bool,
 ) -> Shrunk:

@@ -47,7 +47,8 @@ class _Zeros(keras.callbacks.Callback):
     """Writes the fraction of zeros at the end of each epoch into the logs, and so into the history."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs["sparsity"] = self.now()
+        if logs is not None:
+            logs["sparsity"] = self.now()
 
     def now(self) -> float:
         return sparsity_table(self.model).sparsity
@@ -100,7 +101,8 @@ def train(
             f"the loss became {record['loss'][-1]} in epoch {len(record['loss'])} of the {phase} training; "
             "the data are finite and scaled, so try fewer epochs or another seed"
         )
-    asked = {row.path: row.asked for row in pruning.table.pruned} if pruning else {}
+    table = None if pruning is None else pruning.table
+    asked = {} if table is None else {row.path: row.asked for row in table.pruned}
     return {
         "history": record,
         "epochs": epochs,

@@ -87,7 +87,8 @@ def look(model: Any, data: Any = None) -> tuple[Inspection, keras.Model | None]:
         network = models.load(path)
         found = replace(inspect_model(network, data=data), format=_format(path))
         more = _training_state(path, network)
-    found = replace(found, name=path.name, **file_sizes(path))
+    sizes: dict[str, Any] = file_sizes(path)
+    found = replace(found, name=path.name, **sizes)
     found = replace(found, hints=(*found.hints, *more))
     return replace(found, hints=tuple(hints(found))), network
 

@@ -53,7 +53,8 @@ def inspect_model(model: keras.Model, *, data: Any = None) -> Inspection:
     traced, hints = _traced(model)
     work, unknown = _work(model, traced)
     dead, lost = _dead(model, traced, data)
-    rows, seen = [], set()
+    rows: list[LayerRow] = []
+    seen: set[int] = set()
     for path, layer in _outermost(model):
         rows.append(_row(path, layer, kernels, seen, work, dead))
     own = [variable for variable in model.weights if id(variable) not in seen]
@@ -129,7 +130,7 @@ def _fitting(model: keras.Model, data: Any) -> np.ndarray:
     shapes = _shapes(model.inputs)
     wanted = shapes[0][1:] if len(shapes) == 1 else None
     fits = wanted is not None and x.ndim == len(wanted) + 1 and len(x) > 1
-    if not fits or any(size not in (None, got) for size, got in zip(wanted, x.shape[1:], strict=True)):
+    if not fits or any(size not in (None, got) for size, got in zip(wanted or (), x.shape[1:], strict=True)):
         text = "one input" if wanted is None else f"(n, {', '.join(map(str, wanted))}) with n >= 2"
         raise InputError(f"data: got shape {x.shape} for model {model.name!r}, allowed: {text}")
     return x

@@ -101,8 +101,8 @@ def table(titles: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]], *, 
             cells.append(f'<td{words} data-label="{escape(title)}">{signs(value)}</td>')
         best = ' class="best"' if index == marked else ""
         body.append(f"<tr{best}>{''.join(cells)}</tr>")
-    words = {title: ' class="words"' if title == WORDS else "" for title in titles}
-    head = "".join(f'<th{words[title]} scope="col">{escape(title)}</th>' for title in titles)
+    kinds = {title: ' class="words"' if title == WORDS else "" for title in titles}
+    head = "".join(f'<th{kinds[title]} scope="col">{escape(title)}</th>' for title in titles)
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"

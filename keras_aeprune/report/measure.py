@@ -233,8 +233,8 @@ def macs(model: keras.Model) -> dict[str, Any]:
         kind = type(layer).__name__
         work, reason = None, f"no rule for layer kind {kind}"
         if type(layer) in _WORK:
-            known = shape is not None and None not in shape[1:]
-            work = _WORK[type(layer)](layer, shape) if known else None
+            if shape is not None and None not in shape[1:]:
+                work = _WORK[type(layer)](layer, shape)
             reason = f"the shape of its input is not fixed: {shape}"
         elif _does_nothing(layer):
             continue
@@ -265,8 +265,9 @@ def calls(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, tuple | N
 
 def _shape_at_build(layer: Any) -> tuple | None:
     shape = (layer.get_build_config() or {}).get("input_shape")
-    flat = isinstance(shape, (tuple, list)) and all(side is None or isinstance(side, int) for side in shape)
-    return tuple(shape) if flat else None
+    if not isinstance(shape, (tuple, list)) or not all(side is None or isinstance(side, int) for side in shape):
+        return None
+    return tuple(shape)
 
 
 def _positions(layer: Any, shape: tuple) -> int:

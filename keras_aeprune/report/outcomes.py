@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from keras_aeprune import datasets
 from keras_aeprune._validation import InputError, one_of
 from keras_aeprune.export.verify import TFLiteModel, difference
-from keras_aeprune.report.measure import mse
+from keras_aeprune.report.measure import Predict, mse
 
 __all__ = ["ERRORS", "Samples", "errors", "read", "runner"]
 
@@ -85,28 +86,29 @@ def runner(label: str, model: keras.Model | Path) -> Run:
     Raises:
         InputError: a file that does not load, several inputs, or, when it is called, samples of another size.
     """
+    predict: Callable[[np.ndarray], Any]
+    shapes: list[tuple[int | None, ...]]
     if isinstance(model, Path):
         file = TFLiteModel(model)
         shapes, predict = list(file.input_shapes.values()), file.predict
     else:
         shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs or [])]
-
-        def predict(x: np.ndarray) -> Any:
-            return model.predict(x, verbose=0, batch_size=256)
+        predict = functools.partial(model.predict, verbose=0, batch_size=256)
 
     if len(shapes) != 1:
         raise InputError(f"{label}: got a model with {len(shapes)} known inputs, allowed with data: one input")
     wanted = shapes[0][1:]
+    known = [size for size in wanted if size is not None]
 
     def run(x: np.ndarray) -> np.ndarray:
         fits = len(wanted) == x.ndim - 1 and all(
             size in (None, got) for size, got in zip(wanted, x.shape[1:], strict=True)
         )
-        if not fits and (None in wanted or math.prod(wanted) != math.prod(x.shape[1:])):
+        if not fits and (len(known) < len(wanted) or math.prod(known) != math.prod(x.shape[1:])):
             raise InputError(
                 f"data: got samples of shape {x.shape[1:]}, allowed for {label}: {wanted}, or as many numbers"
             )
-        found = predict(x if fits else x.reshape(len(x), *wanted))
+        found = predict(x if fits else x.reshape(len(x), *known))
         parts = found.values() if isinstance(found, Mapping) else keras.tree.flatten(found)
         return np.concatenate([np.asarray(part).reshape(len(x), -1) for part in parts], axis=1)
 
@@ -136,12 +138,11 @@ def errors(outputs: Mapping[str, np.ndarray], samples: Samples) -> tuple[str, di
             raise InputError(f"{label}: got outputs that are not finite, allowed: a model that gives numbers")
     flat = samples.x.reshape(len(samples.x), -1)
     if all(values.shape == flat.shape for values in outputs.values()):
-        return "mse", {
-            label: mse(lambda x, made=values: made, flat, batch=len(flat)) for label, values in outputs.items()
-        }
-    if _classes(outputs, samples.y):
+        return "mse", {label: mse(_always(values), flat, batch=len(flat)) for label, values in outputs.items()}
+    if samples.y is not None and _classes(outputs, samples.y):
+        truth = samples.y.ravel()
         return "wrong", {
-            label: float(np.mean(values.argmax(axis=1) != samples.y.ravel())) for label, values in outputs.items()
+            label: float(np.mean(values.argmax(axis=1) != truth)) for label, values in outputs.items()
         }
     (first, expected), *_ = outputs.items()
     for label, values in outputs.items():
@@ -150,6 +151,11 @@ def errors(outputs: Mapping[str, np.ndarray], samples: Samples) -> tuple[str, di
                 f"{label}: got outputs of shape {values.shape[1:]}, allowed: {expected.shape[1:]} as of {first}"
             )
     return "difference", {k: difference({"y": expected}, {"y": values}).rms for k, values in outputs.items()}
+
+
+def _always(values: np.ndarray) -> Predict:
+    """A model that gives these values, whatever it is asked."""
+    return lambda x: values
 
 
 def _classes(outputs: Mapping[str, np.ndarray], y: np.ndarray | None) -> bool:

@@ -81,8 +81,9 @@ def error_against(rows: Sequence[Mapping[str, Any]], cost: str, *, error: str = 
     made, (axes,) = _plots.figure(height=2.9)
     axes.plot(*zip(*[points[i] for i in best], strict=True), color=MUTED, linewidth=1.0, drawstyle="steps-post")
     for index, (row, point) in enumerate(zip(shown, points, strict=True)):
-        face = {} if index in best else {"markerfacecolor": "none"}
-        axes.plot(*point, "o", color=colour(str(row["label"])), markersize=6.5, **face)
+        ink = colour(str(row["label"]))
+        face = ink if index in best else "none"
+        axes.plot(*point, "o", color=ink, markersize=6.5, markerfacecolor=face)
     costs, errors = zip(*points, strict=True)
     axes.set_xscale("log")
     axes.set_xlim(min(costs) / 1.5, max(costs) * 1.5)

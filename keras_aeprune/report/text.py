@@ -225,7 +225,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     best = best_file(report) or rows.get("pruned") or rows.get("dense")
     said = []
     pca = None if best is None else _pca(rows, best)
-    if pca is not None and pca["test_mse"] < best["test_mse"]:
+    if best is not None and pca is not None and pca["test_mse"] < best["test_mse"]:
         said.append("PCA with as many numbers has the lower error here: it is the simpler and better choice.")
     said.extend(_about_limit(report.get("shrinking"), rows))
     layers = report.get("layers", [])

@@ -252,7 +252,8 @@ class _File:
         held = dict.fromkeys(
             ("parameters", "kernel_weights", "zeros", "weight_bytes", "sparse_bytes", "units", "dead"), 0
         )
-        notes, dtype = [], ""
+        notes: list[str] = []
+        dtype = ""
         for place, index in enumerate(inputs):
             found = None if kind in _UNPACKED or kind in _LOOPS else self.constant(graph, index)
             if found is None or not self.is_weight(*found):
@@ -271,10 +272,10 @@ class _File:
         if kind in _UNPACKED and self.constant(graph, first) is not None:
             notes.append("unpacks weights")
         where = f"{graph}.{number}" if graph else str(number)
-        shape = self.open_shape(graph, first) if first >= 0 else None
+        made = self.open_shape(graph, first) if first >= 0 else None
         own = _TYPES.get(self.tensor(graph, first).Type(), "?").lower() if first >= 0 else ""
         return LayerRow(
-            f"{where} {name}".strip(), kind, shape, dtype or own, macs=macs, note=", ".join(notes), **held
+            f"{where} {name}".strip(), kind, made, dtype or own, macs=macs, note=", ".join(notes), **held
         )
 
     def count_weights(

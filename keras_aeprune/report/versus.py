@@ -48,6 +48,10 @@ class Comparison:
         report: what report.json holds.
         inspections: of the models, in their order.
         folder: holds report.json and report.html.
+
+    Example:
+        >>> sorted(Comparison({}, (), Path("page")).files)
+        ['report.html', 'report.json']
     """
 
     report: dict[str, Any]
@@ -150,7 +154,7 @@ def compare(
         "kind": "comparison",
         "format": FORMAT,
         "data": None if given is None else given.describe(),
-        "error": None if kind is None else {"kind": kind, "samples": len(given.x)},
+        "error": None if given is None or kind is None else {"kind": kind, "samples": len(given.x)},
         "rows": rows,
         "models": [entry.found.to_dict() for entry in entries],
         "measured_on_this_machine": {"latency": list(latency.values()), "environment": environment()},
@@ -273,7 +277,7 @@ def _times(entries: Sequence[_Entry], runs: int, seed: int, say: Say) -> dict[st
     if not runs or not timed:
         return {}
     say(f"time {len(timed)} files against each other", False)
-    measured = benchmark(*(entry.file for entry in timed), runs=runs, seed=seed)
+    measured = benchmark(*(entry.file for entry in timed if entry.file is not None), runs=runs, seed=seed)
     found = {}
     for entry, latency in zip(timed, measured, strict=True):
         found[entry.label] = {**latency.to_dict(), "name": entry.label}

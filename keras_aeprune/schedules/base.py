@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import numbers
 from abc import abstractmethod
 from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from keras_aeprune import _tfmot
 from keras_aeprune._registry import Registry
-from keras_aeprune._validation import InputError, fraction, positive_int, refuse, shown
+from keras_aeprune._tfmot import PruningSchedule
+from keras_aeprune._validation import InputError, fraction, is_whole, positive_int, refuse, shown
 
 __all__ = ["PruningSchedule", "Ramp", "Schedule", "register"]
-
-PruningSchedule = _tfmot.PruningSchedule
 
 T = TypeVar("T")
 
@@ -27,6 +24,12 @@ class Schedule(PruningSchedule):
     Called with a step (whole number from 0) it returns whether masks are recomputed there (bool) and the
     sparsity (float32 fraction, 0 <= s < 1); with steps of any shape, both have that shape. The last step
     is always due, also where `frequency` misses it.
+
+    Example:
+        >>> from keras_aeprune.schedules import PolynomialDecay
+        >>> schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=10, frequency=4)
+        >>> [bool(schedule(step)[0]) for step in (3, 4, 10)], round(float(schedule(10)[1]), 4)
+        ([False, True, True], 0.8)
     """
 
     elementwise = True  # one call with all steps gives what one call per step gives
@@ -173,8 +176,8 @@ def checked_steps(begin: Any, end: Any, frequency: Any, *, open_end: bool = Fals
     """First step, last step (-1 for none, if `open_end`) and the steps between two updates, checked."""
     begin = positive_int("begin_step", begin, minimum=0)
     frequency = positive_int("frequency", frequency)
-    is_whole = isinstance(end, numbers.Integral) and not isinstance(end, bool)
-    if not is_whole or (end < begin and not (open_end and end == -1)):
+    whole = is_whole(end)
+    if not whole or (end < begin and not (open_end and end == -1)):
         extra = ", or -1 for the end of training" if open_end else ""
         raise InputError(f"end_step: got {shown(end)}, allowed: a whole number >= begin_step {begin}{extra}")
     return begin, int(end), frequency

@@ -72,8 +72,9 @@ def plot(
         dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
         table = Timetable(one, horizon)
         _lines(axes, table, horizon, color=ink, linestyle=dashes, label=name)
-        if ends[name] is not None:
-            dots.setdefault((ends[name], table.values[-1]), []).append(ink)
+        last = ends[name]
+        if last is not None:
+            dots.setdefault((last, table.values[-1]), []).append(ink)
     for (end, value), inks in dots.items():  # rings around a dot where schedules end together
         for place, ink in enumerate(inks):
             size = 4.5 + 2 * (len(inks) - 1 - place)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_aeprune._validation import InputError, positive_int, positive_number, refuse
+from keras_aeprune._validation import InputError, is_real, positive_int, positive_number, refuse
 from keras_aeprune.schedules.base import (
     Ramp,
     Schedule,
@@ -97,7 +96,7 @@ class OneCycle(Ramp):
     ):
         super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, frequency=frequency)
         self.alpha = positive_number("alpha", alpha)
-        if isinstance(beta, bool) or not isinstance(beta, numbers.Real) or not 0 <= beta <= self.alpha:
+        if not is_real(beta) or not 0 <= beta <= self.alpha:
             raise refuse("beta", beta, f"a number 0 <= beta <= alpha {self.alpha}")
         self.beta = float(beta)
 

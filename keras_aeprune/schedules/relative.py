@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import keras
 
-from keras_aeprune._validation import InputError, one_of, positive_int, refuse
+from keras_aeprune._validation import InputError, is_real, one_of, positive_int, refuse
 from keras_aeprune.schedules.base import Schedule, checked_sparsity, make, registry
 from keras_aeprune.schedules.tfmot_names import PolynomialDecay
 
@@ -199,7 +198,7 @@ def _time(name: str, value: Any, unit: str, first: float = 0.0) -> float:
     """`value` as a finite number from `first` on, in a training's fraction up to 1."""
     low = f"begin {first:g}" if first else "0"
     most = " <= 1, a fraction of the training" if unit == "training" else ", a number of epochs"
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = is_real(value) and math.isfinite(value)
     if not is_number or value < first or (unit == "training" and value > 1):
         raise refuse(name, value, f"{low} <= {name}{most}")
     return float(value)

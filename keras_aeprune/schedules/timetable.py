@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import numpy as np
 import tensorflow as tf
 
 from keras_aeprune import _tfmot
-from keras_aeprune._validation import InputError, positive_int, refuse, shown
+from keras_aeprune._validation import InputError, is_real, positive_int, refuse, shown
 from keras_aeprune.schedules.base import PruningSchedule
 
 __all__ = ["Timetable", "evaluate"]
@@ -132,7 +130,7 @@ def evaluate(schedule: PruningSchedule, steps: np.ndarray) -> tuple[np.ndarray, 
     due = np.array(due)
     values = np.broadcast_to(np.asarray(values, np.float64), due.shape).copy()
     for written in (getattr(schedule, name, None) for name in _WRITTEN):
-        if isinstance(written, Real):
+        if written is not None and is_real(written):
             values[np.isclose(values, written, rtol=1e-6, atol=0)] = written
     if type(schedule) is _tfmot.PolynomialDecay:  # tfmot divides 0 by 0 where begin_step is end_step
         values[np.isnan(values) & (steps == schedule.end_step)] = schedule.final_sparsity

@@ -125,9 +125,9 @@ def hyperband_plan(
 class HyperbandOracle(Repairs, keras_tuner.oracles.HyperbandOracle):
     """Hyperband that runs every bracket to its end; see `search.Hyperband`."""
 
-    def populate_space(self, trial_id):
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
         while True:
-            self._brackets = [bracket for bracket in self._brackets if not self._over(bracket)]
+            self._brackets: list[dict[str, Any]] = [one for one in self._brackets if not self._over(one)]
             for bracket in self._brackets:
                 values = self._first(bracket) or self._promoted(bracket)
                 if values:
@@ -196,26 +196,26 @@ class HyperbandOracle(Repairs, keras_tuner.oracles.HyperbandOracle):
         ids = [info["id"] for info in bracket["rounds"][last]]
         return self._closed(bracket, last) and all(_has_ended(self.trials[trial_id]) for trial_id in ids)
 
-    def _needed(self):
+    def _needed(self) -> set[str]:
         running = [bracket for bracket in self._brackets if not self._over(bracket)]
         ids = {info["id"] for bracket in running for rung in bracket["rounds"] for info in rung}
         return super()._needed() | ids
 
-    def is_last(self, trial):
+    def is_last(self, trial: Any) -> bool:
         values = trial.hyperparameters.values
         return values.get("tuner/round") == values.get("tuner/bracket")
 
-    def place(self, trial):
+    def place(self, trial: Any) -> str:
         values = trial.hyperparameters.values
         brackets, bracket, rung = self._get_num_brackets(), values["tuner/bracket"], values["tuner/round"]
         size = self._get_size(bracket, rung)
         return f"bracket {brackets - bracket}/{brackets} rung {size}@{values['tuner/epochs']} epochs"
 
-    def units(self, trial):
+    def units(self, trial: Any) -> float:
         values = trial.hyperparameters.values
         return float(values["tuner/epochs"] - values["tuner/initial_epoch"])
 
-    def total(self):
+    def total(self) -> tuple[int, float]:
         iterations, values = self.hyperband_iterations, self.set_count()
         plan = hyperband_plan(self.max_epochs, self.factor, iterations=iterations, values=values)
         return plan.trials, float(plan.epochs)

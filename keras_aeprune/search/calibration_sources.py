@@ -122,7 +122,7 @@ def compare_calibration(
         )
         raise refuse("samples", samples, allowed)
     fit = {"verbose": 0, **fit}
-    settings = {"sparsity": float(sparsity), "samples": samples, "epochs": epochs}
+    settings: dict[str, Any] = {"sparsity": float(sparsity), "samples": samples, "epochs": epochs}
     identity = {
         "format": "keras_aeprune calibration sources 1",
         "model": [[v.name, list(v.shape)] for v in model.weights],  # paths hold names that Keras counts up
@@ -140,7 +140,8 @@ def compare_calibration(
     try:
         trial = Trial(model, real, checked, settings, pruning, fit)
         found, skipped = _measured(trial, cells, wanted, chosen, seeds, to_stderr if progress else silent)
-        return CalibrationTable(tuple(found), tuple(skipped), **settings, seeds=seeds, dense_loss=trial.dense)
+        shown_as = {**settings, "seeds": seeds, "dense_loss": trial.dense}
+        return CalibrationTable(tuple(found), tuple(skipped), **shown_as)
     finally:
         given.restore()
 
@@ -185,16 +186,17 @@ def _split(
     """Samples to train on and to validate on; y is None where the inputs are the targets."""
     if validation is None and isinstance(data, Dataset) and len(data.x_validation):
         validation = (data.x_validation, data.y_validation)
-    real = evidence(criterion, model, (), calibration.get(data), loss).data
+    real = evidence(criterion, model, (), calibration.get(data), loss).samples
     if validation is not None:
-        return real, evidence(criterion, model, (), calibration.get(validation), loss).data
+        return real, evidence(criterion, model, (), calibration.get(validation), loss).samples
     if len(real) < 5:
         raise InputError(f"data: got {len(real)} samples, allowed: 5 or more, or validation=")
     cut = len(real) - len(real) // 5
-    return tuple(
+    first, last = (
         calibration.Calibration(real.x[part], None if real.y is None else real.y[part])
         for part in (slice(cut), slice(cut, None))
     )
+    return first, last
 
 
 def _measured(
@@ -207,7 +209,10 @@ def _measured(
 ) -> tuple[list[CalibrationRow], list[tuple[str, str, str]]]:
     """All rows, seed by seed, and what was skipped."""
     pairs = [(label, criterion, one) for label, criterion in chosen.items() for one in wanted]
-    controls = {"magnitude": [known.Magnitude()] * seeds, "random": [known.Random(seed) for seed in range(seeds)]}
+    controls: dict[str, list[Criterion]] = {
+        "magnitude": [known.Magnitude() for _ in range(seeds)],
+        "random": [known.Random(seed) for seed in range(seeds)],
+    }
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     skipped: dict[tuple[str, str], str] = {}
     times: list[float] = []
@@ -258,7 +263,9 @@ def _measured(
 
 
 def _row(source: str, criterion: str, cells: Sequence[Mapping[str, Any]]) -> CalibrationRow:
-    spreads = {k: Spread(tuple(float(c[k]) for c in cells)) if k in cells[0] else None for k in _FIELDS}
+    spreads: dict[str, Any] = {
+        k: Spread(tuple(float(c[k]) for c in cells)) if k in cells[0] else None for k in _FIELDS
+    }
     return CalibrationRow(source, criterion, **spreads, seconds=sum(c["seconds"] for c in cells) / len(cells))
 
 

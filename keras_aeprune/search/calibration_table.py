@@ -86,6 +86,12 @@ class CalibrationRow:
         pruned: validation loss after pruning in one step.
         tuned: validation loss after fine-tuning.
         seconds: mean time of one seed; without the drawing of the samples.
+
+    Example:
+        >>> pruned, tuned = Spread((0.08, 0.1)), Spread((0.03, 0.03))
+        >>> row = CalibrationRow("no data", "magnitude", None, None, pruned, tuned, seconds=0.1)
+        >>> row.to_dict()["by_kernel"] is None
+        True
     """
 
     source: str
@@ -115,6 +121,11 @@ class CalibrationTable:
         seeds: number of seeds, 2 or more.
         epochs: of fine-tuning.
         dense_loss: validation loss of the model as it was given.
+
+    Example:
+        >>> row = CalibrationRow("real", "fisher", Spread((0.9, 1.0)), None, Spread((0.1,)), Spread((0.1,)), 0.1)
+        >>> CalibrationTable((row,), (), 0.9, 64, 2, 1, 0.05).row("real").criterion
+        'fisher'
     """
 
     rows: tuple[CalibrationRow, ...]
@@ -145,7 +156,7 @@ class CalibrationTable:
         return {**own, "dense_loss": _plain(self.dense_loss), "rows": rows, "skipped": skipped}
 
     def __str__(self) -> str:
-        lines = [_HEADS]
+        lines: list[tuple[str, ...]] = [_HEADS]
         for row in self.rows:
             spreads = (row.by_kernel, row.overall, row.pruned, row.tuned)
             cells = ("-" if spread is None else str(spread) for spread in spreads)
@@ -241,6 +252,6 @@ def _draw(axes: Axes, field: str, rows: Sequence[CalibrationRow], names: list[st
 
 def _log(axes: Axes) -> None:
     """A logarithmic axis with round numbers, where there is anything positive on it."""
-    if any(len(line.get_xdata()) for line in axes.lines):
+    if any(np.size(line.get_xdata()) for line in axes.lines):
         axes.set_xscale("log")
         log_ticks(axes.xaxis, lambda value: f"{value:g}", most=5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,16 @@ class SaveBestWeights(SaveBestEpoch):
         filepath: of the file, ending in ".weights.h5".
     """
 
-    def __init__(self, objective, filepath):
+    def __init__(self, objective: Any, filepath: str | Path):
         super().__init__(objective, filepath)
-        self._best = None
+        self._best: list[np.ndarray] | None = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not np.isfinite(self.best_value) and self.objective.has_value(logs or {}):
             self._save_model()  # nothing finite so far: better the last epoch than nothing
         super().on_epoch_end(epoch, logs or {})
 
-    def _save_model(self):
+    def _save_model(self) -> None:
         self._best = _values(self.model.weights)
 
     def write(self) -> None:
@@ -130,7 +130,7 @@ def _writes(model: keras.Model) -> bool:
     return strategy is None or bool(getattr(strategy.extended, "should_checkpoint", True))
 
 
-def _assign(variables, values) -> None:
+def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

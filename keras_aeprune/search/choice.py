@@ -36,6 +36,11 @@ class Candidate:
         sparsity: fraction of zeros that was reached over the kernels that are pruned.
         seconds: it took.
         error: why it could not be tried, or "".
+
+    Example:
+        >>> candidate = Candidate({"class_name": "magnitude"}, {"class_name": "global"}, {1: 0.09, 4: 0.05})
+        >>> candidate.epochs, candidate.loss
+        (4, 0.05)
     """
 
     criterion: Mapping[str, Any]
@@ -71,6 +76,11 @@ class Choice:
         table: one `Candidate` each; first those that were trained longest, by their loss.
         sparsity: that was asked for.
         dense_loss: validation loss of the model as it was given.
+
+    Example:
+        >>> best = Candidate({"class_name": "magnitude"}, {"class_name": "erk"}, {1: 0.05})
+        >>> Choice((best,), 0.9, dense_loss=0.03).criterion
+        Magnitude(order=1)
     """
 
     table: tuple[Candidate, ...]

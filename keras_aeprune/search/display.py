@@ -32,20 +32,20 @@ class SearchDisplay(kt_oracle.Display):
         self._since = 0.0
         self._total: tuple[int, Any] = (-1, None)
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         return {**super().get_state(), "seconds": self.seconds}
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self.seconds = dict(state.get("seconds", {}))
 
-    def on_trial_begin(self, trial):
+    def on_trial_begin(self, trial: Any) -> None:
         self._began[trial.trial_id] = time.monotonic()
         self._since = self._since or time.monotonic()
         self.trial_number.setdefault(trial.trial_id, len(self.oracle.trials))
         self._say(self.line(trial), False)
 
-    def on_trial_end(self, trial):
+    def on_trial_end(self, trial: Any) -> None:
         began = self._began.pop(trial.trial_id, None)
         if began is not None:
             self.seconds[trial.trial_id] = round(time.monotonic() - began, 3)
@@ -169,7 +169,7 @@ def table(oracle: Any) -> SearchTable:
     high = oracle.objective.direction == "max"
     rows = [_row(oracle, trial) for trial in oracle.trials.values()]
 
-    def order(row):
+    def order(row: TrialRow) -> tuple[bool, int, float, str]:
         score = float("inf") if row.score is None else (-row.score if high else row.score)
         return row.score is None, -(row.epochs or 0), score, row.trial
 

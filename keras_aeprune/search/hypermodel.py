@@ -148,8 +148,8 @@ class AutoencoderHyperModel(keras_tuner.HyperModel):
         super().__init__()
 
     def _check_numbers(self) -> None:
-        for axis in (self.encoding_dim, self.depth, self.units, self.batch_size):
-            for one in () if axis is None else axis.every():
+        for axis in filter(None, (self.encoding_dim, self.depth, self.units, self.batch_size)):
+            for one in axis.every():
                 if not (one == "default" and axis is self.encoding_dim):
                     positive_int(axis.name, one)
         for one in self.learning_rate.numbers or self.learning_rate.values:
@@ -164,7 +164,7 @@ class AutoencoderHyperModel(keras_tuner.HyperModel):
         """The kinds whose builder takes an option."""
         found = [kind for kind in self.kind.values if option in self._accepted(kind)]
         if not found:
-            known = sorted(set().union(*(self._accepted(kind) for kind in self.kind.values)))
+            known = sorted({name for kind in self.kind.values for name in self._accepted(kind)})
             raise InputError(
                 f"{option}: got an option that kind {', '.join(self.kind.values)} does not take, allowed: "
                 f"{', '.join(known)}"
@@ -172,12 +172,11 @@ class AutoencoderHyperModel(keras_tuner.HyperModel):
         return found
 
     def _accepted(self, kind: str) -> set[str]:
-        names = set(KINDS[kind].__kwdefaults__)
-        if "base" in names:
-            bases = (
-                self.options["base"].values if "base" in self.options else (KINDS[kind].__kwdefaults__["base"],)
-            )
-            names |= set().union(*(KINDS[one_of("base", b, KINDS)].__kwdefaults__ for b in bases))
+        known = _defaults(kind)
+        names = set(known)
+        if "base" in known:
+            bases = self.options["base"].values if "base" in self.options else (known["base"],)
+            names.update(*(_defaults(one_of("base", base, KINDS)) for base in bases))
         return names - {"name"}
 
     def values(self, hp: Any) -> dict[str, Any]:
@@ -233,7 +232,7 @@ class AutoencoderHyperModel(keras_tuner.HyperModel):
             sizes = self.hidden_units.value(values["hidden_units"])
         if sizes is not None:
             options[_layers_of(kind, options)] = sizes
-        defaults = KINDS[kind].__kwdefaults__
+        defaults = _defaults(kind)
         activation = options.pop("output_activation", self._output and self._output.activation)
         activation = activation or defaults.get("output_activation", "sigmoid")
         model = KINDS[kind](
@@ -387,6 +386,11 @@ def _objective(objective: Any) -> tuple[keras_tuner.Objective, Callable[..., flo
     if objective in known:
         return keras_tuner.Objective(objective, "min"), None
     raise refuse("objective", objective, f"{', '.join(known)}, (name, 'min' or 'max'), or a function")
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    """The keyword arguments of a kind's builder."""
+    return KINDS[kind].__kwdefaults__ or {}
 
 
 def _layers_of(kind: str, options: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ class Measuring:
     quantize: str = "float32"
     samples: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.names, str):
             raise InputError(f"measures: got {self.names!r}, allowed: a tuple of names, of {', '.join(MEASURES)}")
         object.__setattr__(self, "names", tuple(one_of("measures", name, MEASURES) for name in self.names))
@@ -122,7 +122,7 @@ class Measuring:
         try:
             return measure(model, names, quantize=self.quantize, data=self._calibration(data))
         except (export.ConversionError, export.ExportMismatch) as error:
-            _progress.to_stderr(f"search: a trial's file counts as {BAD:g}: {shown(str(error), 200)}")
+            _progress.to_stderr(f"search: a trial's file counts as {BAD:g}: {shown(str(error), 200)}", True)
             counted = measure(model, [name for name in names if name in COUNTED])
             return {name: counted.get(name, BAD) for name in names}
 
@@ -178,7 +178,7 @@ def _undominated(values: np.ndarray) -> np.ndarray:
     for start in range(0, count, step):
         block = values[start : start + step, None, :]
         beaten = (values[None] <= block).all(axis=2) & (values[None] < block).any(axis=2)
-        free[start : start + step] = ~beaten.any(axis=1)
+        free[start : start + step] = ~np.any(beaten, axis=1)
     return free
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def _locked(method: Callable) -> Callable:
     """Keras Tuner's lock of this oracle, given back also after an error."""
 
     @functools.wraps(method)
-    def inside(self, *args, **kwargs):
+    def inside(self: Any, *args: Any, **kwargs: Any) -> Any:
         name = kt_oracle.threading.current_thread().name
         if kt_oracle.THREADS[self] == name:
             return method(self, *args, **kwargs)
@@ -129,7 +129,7 @@ class Repairs(keras_tuner.Oracle):
         self._display = SearchDisplay(self, say)
 
     @_locked
-    def create_trial(self, tuner_id):
+    def create_trial(self, tuner_id: str) -> Trial:
         if self.gave_up:
             self.tuner_ids.discard(tuner_id)
             return Trial(self.hyperparameters.copy(), trial_id="", status=TrialStatus.STOPPED)
@@ -144,7 +144,7 @@ class Repairs(keras_tuner.Oracle):
         return super().create_trial(tuner_id)
 
     @_locked
-    def update_trial(self, trial_id, metrics, step=0):
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
         self._check_objective_found(metrics)
         if trial_id in self.end_order:
             return self.trials[trial_id]
@@ -163,7 +163,7 @@ class Repairs(keras_tuner.Oracle):
         return super().update_trial(trial_id, finite, step)
 
     @_locked
-    def end_trial(self, trial):
+    def end_trial(self, trial: Trial) -> None:
         given, trial = trial, self.trials[trial.trial_id]
         if trial.trial_id not in self.end_order:  # a chief that was restarted may have given it out twice
             self._take(trial, given)
@@ -233,7 +233,7 @@ class Repairs(keras_tuner.Oracle):
         """Whether the trial was trained as long as any: only these are compared in the end."""
         return True
 
-    def get_best_trials(self, num_trials=1):
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         found = self.ranked()
         if not found:
             raise InputError(f"num_trials: got {num_trials}, but {self._why_none()}")
@@ -271,7 +271,7 @@ class Repairs(keras_tuner.Oracle):
         counted = combinations(space) if space else None
         return None if counted is None else len(counted)
 
-    def _random_values(self):
+    def _random_values(self) -> dict[str, Any] | None:
         space = self.hyperparameters.space
         for _ in range(_DRAWS):
             values = keras_tuner.HyperParameters()
@@ -288,18 +288,18 @@ class Repairs(keras_tuner.Oracle):
         self._seed_state += 1
         return left[hashed_seed(self.seed, self._seed_state) % len(left)] if left else None
 
-    def save(self):
+    def save(self) -> None:
         self._written.write(self._get_oracle_fname(), self.get_state())
 
-    def _save_trial(self, trial):
+    def _save_trial(self, trial: Trial) -> None:
         self._written.write(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
 
-    def reload(self):
+    def reload(self) -> None:
         """Go on where the files end: a trial that ended is ended, one that never began is forgotten."""
         super().reload()
         for trial_id in set(self.trials) - set(self.start_order):
             shutil.rmtree(self._folder(trial_id), ignore_errors=True)
-        self.trials = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
+        self.trials: dict[str, Trial] = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
         for trial_id in list(self._retry_queue):
             trial = self.trials[trial_id]
             if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED):
@@ -341,20 +341,20 @@ class RandomSearchOracle(Repairs, keras_tuner.oracles.RandomSearchOracle):
 class BayesianOptimizationOracle(Repairs, keras_tuner.oracles.BayesianOptimizationOracle):
     """Gaussian process; see `search.BayesianOptimization`."""
 
-    def repair(self, seed, max_failures, keep, say):
+    def repair(self, seed: int, max_failures: int, keep: int, say: _progress.Say) -> None:
         super().repair(seed, max_failures, keep, say)
         self.seed = hashed_seed("gaussian process", seed)
         self.gpr = self._make_gpr()
         self.seed = seed
 
-    def populate_space(self, trial_id):
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
         self._random_state = np.random.RandomState(hashed_seed("starts", self.seed, len(self.trials)))
         found = super().populate_space(trial_id)
         if found["values"] is not None and self._duplicate(found["values"]):
             found = self._random_populate_space()
         return found
 
-    def _vectorize_trials(self):
+    def _vectorize_trials(self) -> Any:
         """Without trials that wait for another run; a score that is not finite counts as the worst finite one."""
         trials, waiting = self.trials, set(self._retry_queue)
         scores = [trial.score for trial in trials.values() if is_good(trial)]

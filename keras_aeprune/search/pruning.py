@@ -60,7 +60,7 @@ class Pruning:
     ramp: tuple[float, float] = (0.1, 0.6)
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         fraction("sparsity", self.sparsity, low_open=True)
         begin, end = self.ramp
         if fraction("ramp", begin) > fraction("ramp", end):
@@ -133,7 +133,7 @@ class PruningSpace:
             return {}
         either = len(self.pruned) < len(self.sparsity.values)
         for axis in (self.criterion, self.allocation):
-            plain = axis.declare(hp, *(("sparsity", self.pruned) if either else ()))
+            plain = axis.declare(hp, "sparsity" if either else None, self.pruned)
             if values["sparsity"] > 0:
                 values[axis.name] = plain
         return values
@@ -272,7 +272,7 @@ class TunerTrial:
         savers = [one for one in callbacks or () if isinstance(one, SaveBestEpoch)]
         self.callbacks = [one for one in callbacks or () if one not in savers]
         self.saver = savers[0] if savers else None
-        self.goal = self.saver.objective if savers else goal or Goal()
+        self.goal = savers[0].objective if savers else goal or Goal()
         self.values = dict(hp.values)
         last = self.values.get("tuner/round") == self.values.get("tuner/bracket")
         self.rung = Rung(arguments.get("epochs", 1), arguments.get("initial_epoch", 0), last)

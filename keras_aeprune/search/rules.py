@@ -51,7 +51,7 @@ def limit(best: float, mean_loss: float, tolerance: float = 0.05) -> float:
 
 def smallest_good(
     widths: Sequence[int],
-    losses: Sequence[float],
+    losses: Sequence[float] | np.ndarray,
     mean_loss: float,
     tolerance: float = 0.05,
     best: float | None = None,
@@ -77,19 +77,19 @@ def smallest_good(
         >>> smallest_good([8, 12, 16], [0.15, 0.012, 0.010], mean_loss=1.0)
         12
     """
-    widths, losses = _curve(widths, losses)
-    least = float(losses.min()) if best is None else best
+    wide, found = _curve(widths, losses)
+    least = float(found.min()) if best is None else best
     most = limit(least, mean_loss, tolerance)
-    good = widths[losses <= most]
+    good = wide[found <= most]
     if not good.size:
         raise InputError(
-            f"losses: got none within {most:g}; the smallest is {losses.min():g} at width "
-            f"{widths[losses.argmin()]}, allowed: at least one; give wider widths or a larger tolerance"
+            f"losses: got none within {most:g}; the smallest is {found.min():g} at width "
+            f"{wide[found.argmin()]}, allowed: at least one; give wider widths or a larger tolerance"
         )
     return int(good[0])
 
 
-def knee(widths: Sequence[int], losses: Sequence[float]) -> int:
+def knee(widths: Sequence[int], losses: Sequence[float] | np.ndarray) -> int:
     """The width at which the curve bends most: the largest distance below the line between its two ends.
 
     Use it where no tolerance can be named. With width and loss both scaled to 0..1, the distance to the chord
@@ -111,20 +111,20 @@ def knee(widths: Sequence[int], losses: Sequence[float]) -> int:
         >>> knee([4, 8, 12, 16], [1.0, 0.2, 0.1, 0.0])
         8
     """
-    widths, losses = _curve(widths, losses)
-    if widths.size < 3:
-        raise InputError(f"widths: got {widths.size} with a finite loss, allowed: 3 or more for a knee")
-    chord = np.interp(widths, widths[[0, -1]], losses[[0, -1]])
-    below = chord - losses
-    if below.max() <= 1e-12 * losses.max():
+    wide, found = _curve(widths, losses)
+    if wide.size < 3:
+        raise InputError(f"widths: got {wide.size} with a finite loss, allowed: 3 or more for a knee")
+    chord = np.interp(wide, wide[[0, -1]], found[[0, -1]])
+    below = chord - found
+    if below.max() <= 1e-12 * found.max():
         raise InputError(
             "losses: got a curve without a knee, none lies below the line between its ends, allowed: one that "
             "bends; choose by tolerance instead"
         )
-    return int(widths[below.argmax()])
+    return int(wide[below.argmax()])
 
 
-def pareto_widths(widths: Sequence[int], losses: Sequence[float]) -> list[int]:
+def pareto_widths(widths: Sequence[int], losses: Sequence[float] | np.ndarray) -> list[int]:
     """The widths that no other one beats in both size and loss, ascending.
 
     Of equal losses only the narrowest stays; widths without a finite loss do not take part.
@@ -133,9 +133,9 @@ def pareto_widths(widths: Sequence[int], losses: Sequence[float]) -> list[int]:
         >>> pareto_widths([4, 8, 12, 16], [1.0, 0.2, 0.3, 0.1])
         [4, 8, 16]
     """
-    widths, losses = _curve(widths, losses)
-    before = np.concatenate([[np.inf], np.minimum.accumulate(losses)[:-1]])
-    return [int(width) for width in widths[losses < before]]
+    wide, found = _curve(widths, losses)
+    before = np.concatenate([[np.inf], np.minimum.accumulate(found)[:-1]])
+    return [int(width) for width in wide[found < before]]
 
 
 def nearest_to_ideal(widths: Sequence[int], losses: Sequence[float]) -> int:
@@ -241,7 +241,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return (values - values.min()) / spread if spread > 0 else np.zeros(values.shape)
 
 
-def _curve(widths: Sequence[int], losses: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _curve(widths: Sequence[int], losses: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Widths in ascending order and their losses, without those that are not finite."""
     found = np.array([positive_int("widths", width) for width in widths], int)
     values = np.asarray(losses, float)

@@ -172,8 +172,9 @@ def screen(
     found = range(positive_int("seeds", seeds)) if isinstance(seeds, int) else seeds
     found = [positive_int("seeds", seed, minimum=0) for seed in found]
     began, losses = time.monotonic(), []
-    units = {"hidden_units": hidden_units, "activation": activation, "output_activation": output_activation}
-    training = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    units: dict[str, Any] = {"hidden_units": hidden_units, "activation": activation}
+    units["output_activation"] = output_activation
+    training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     groups = grouped(widths, x.shape[1], hidden_units, batch_size)
     turns, done = len(groups) * len(found), 0
 
@@ -318,7 +319,7 @@ class Batch:
         found[code + 2] = found[code + 2][:width]
         return found
 
-    def _draws(self, seed):
+    def _draws(self, seed: int) -> list[np.ndarray]:
         """First weights of unit scale; a narrower code has the first ones of a wider one."""
         found = []
         for layer, (name, inputs, outputs) in enumerate(zip(self.names, self.sizes, self.sizes[1:], strict=False)):
@@ -330,7 +331,7 @@ class Batch:
             found.append(draws.T if layer == self.code else draws)
         return found
 
-    def _scale(self, layer, width):
+    def _scale(self, layer: int, width: int) -> float:
         """The scale of first weights by He or Glorot, for a code of `width` units."""
         inputs, outputs = self.sizes[layer : layer + 2]
         inputs = width if layer == self.code + 1 else inputs
@@ -339,7 +340,7 @@ class Batch:
             return np.sqrt(2 / inputs) / _CUT
         return np.sqrt(6 / (inputs + outputs))
 
-    def _output(self, x):
+    def _output(self, x: tf.Tensor) -> tf.Tensor:
         for layer, name in enumerate(self.names):
             x = tf.matmul(x, self.variables[2 * layer]) + self.variables[2 * layer + 1][:, tf.newaxis]
             x = keras.activations.get(name)(x)
@@ -347,7 +348,7 @@ class Batch:
                 x *= self.mask
         return x
 
-    def _train(self, samples, orders, batch_size):
+    def _train(self, samples: tf.Tensor, orders: tf.Tensor, batch_size: tf.Tensor) -> None:
         first, second = (tf.constant(_ADAM[name]) for name in ("beta1", "beta2"))
         for start in tf.range(0, tf.shape(orders)[1], batch_size):
             x = tf.gather(samples, orders[:, start : start + batch_size])
@@ -367,7 +368,7 @@ class Batch:
                     **_ADAM,
                 )
 
-    def _measure(self, samples):
+    def _measure(self, samples: tf.Tensor) -> tf.Tensor:
         count, features = tf.shape(samples)[0], samples.shape[1]
         total = tf.zeros(len(self.widths), tf.float64)
         block = max(1, _BLOCK_BYTES // (4 * features * len(self.widths)))

@@ -43,13 +43,14 @@ class Axis:
 
     def __init__(self, name: str, value: Any, *, ranges: Sequence[int] = ()):
         self.name = name
-        self.numbers: tuple[float, ...] | None = None
+        self.numbers: tuple[Any, ...] | None = None  # (low, high, step) as int, or (low, high) as float
+        self.values: tuple[Any, ...] = ()
+        self.labels: tuple[Any, ...] = ()
         if isinstance(value, range):
             value = list(value) if len(value) < 2 else (value[0], value[-1], value.step)
             ranges = (3,)
         if isinstance(value, tuple) and len(value) in ranges:
             self.numbers = _numbers(name, value)
-            self.values, self.labels = (), ()
         else:
             self.values = tuple(value) if isinstance(value, list) else (value,)
             self.labels = tuple(_label(one) for one in self.values)
@@ -61,7 +62,7 @@ class Axis:
         """Tell Keras Tuner of it; its plain value in this trial, None where its parent rules it out."""
         if not self.searched:
             return self.labels[0]
-        under = {"parent_name": parent, "parent_values": list(parent_values)} if parent is not None else {}
+        under = {"parent_name": parent, "parent_values": list(parent_values or ())} if parent is not None else {}
         if self.numbers is None:
             return hp.Choice(self.name, list(self.labels), **under)
         if len(self.numbers) == 3:

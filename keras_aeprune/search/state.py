@@ -36,7 +36,7 @@ def hashed_seed(*parts: Any) -> int:
 class Written:
     """State files: written whole, and only where something changed since the last time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
     def write(self, path: str | Path, value: Any) -> None:
@@ -162,7 +162,7 @@ def _same_twice(first: Any, shuffled: bool = False) -> dict[str, str]:
 
 
 def _shuffles(dataset: Any) -> bool:
-    inputs = getattr(dataset, "_inputs", list)()
+    inputs: list[Any] = getattr(dataset, "_inputs", list)()
     return "Shuffle" in type(dataset).__name__ or any(_shuffles(inner) for inner in inputs)
 
 

@@ -40,7 +40,7 @@ class Rung:
     initial_epoch: int = 0
     last: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int("initial_epoch", self.initial_epoch, minimum=0)
         positive_int("epochs", self.epochs, minimum=self.initial_epoch + 1)
 
@@ -66,7 +66,7 @@ class Goal:
     name: str = "val_loss"
     direction: str = "min"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("direction", self.direction, ("min", "max"))
 
     def has_value(self, logs: Mapping[str, float]) -> bool:
@@ -217,7 +217,7 @@ def run(
         raise InputError("fit: got one without these callbacks, allowed: pass callbacks= on to model.fit")
     metrics = _counted(model, best, own, goal)
     diverged = metrics is None
-    if diverged:
+    if metrics is None:
         when = "" if best.diverged is None else f" in epoch {best.diverged + 1}"
         note(values, f"its loss is not finite{when}; its score counts as {BAD:g}")
         metrics = {**dict.fromkeys(["loss", *(best.last or {}), goal.name], math.nan)}
@@ -241,7 +241,7 @@ def _counted(model: keras.Model, best: BestEpoch, own: Mapping[str, float], goal
     if best.logs is None:
         return None
     if goal.has_value(own) and not goal.has_value(best.logs):
-        return {**best.last, **own} if best.diverged is None else None
+        return {**(best.last or {}), **own} if best.diverged is None else None
     model.set_weights(best.weights)
     return {**own, **best.logs}
 
@@ -382,4 +382,4 @@ def _finite_weights(model: keras.Model) -> bool:
 def note(values: Mapping[str, Any], text: str) -> None:
     """One line for a person about one trial, on stderr."""
     known = ", ".join(f"{name} {value}" for name, value in values.items() if not name.startswith("tuner/"))
-    _progress.to_stderr(f"search: trial ({shown(known, 120)[1:-1]}): {text}")
+    _progress.to_stderr(f"search: trial ({shown(known, 120)[1:-1]}): {text}", True)

@@ -29,7 +29,9 @@ _ORACLE_BAYESIAN = (*_ORACLE, "num_initial_points", "alpha", "beta")
 class Repaired(keras_tuner.Tuner):
     """What every tuner here does better; stands before the class of Keras Tuner that it repairs."""
 
-    def _start(self, kind: type, hypermodel: Any, objective: Any, settings: dict[str, Any], **kwargs: Any) -> None:
+    def _start(
+        self, kind: Callable[..., Any], hypermodel: Any, objective: Any, settings: dict[str, Any], **kwargs: Any
+    ) -> None:
         """Check, make the oracle of class `kind`, and open or go on with the project."""
         self._opened = False
         if "max_consecutive_failed_trials" in kwargs:
@@ -68,11 +70,11 @@ class Repaired(keras_tuner.Tuner):
         if Path(self._get_tuner_fname()).exists():
             self.reload()
 
-    def _get_tuner_fname(self):
+    def _get_tuner_fname(self) -> str:
         name = super()._get_tuner_fname()
         return name if self._opened else name + ".none"  # so that the space is built also where a project goes on
 
-    def search(self, *fit_args, **fit_kwargs):
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         if not self._is_worker():
             data = {"data": state.data_identity(fit_args, fit_kwargs)}
             state.compare_manifest(self.project_dir, {**self._manifest, **data})
@@ -111,7 +113,7 @@ class Repaired(keras_tuner.Tuner):
         begin = trial.hyperparameters.values.get("tuner/initial_epoch", 0)
         keras.utils.set_random_seed(state.hashed_seed(self.seed, values, begin, execution, self._attempt))
 
-    def _try_run_and_update_trial(self, trial, *fit_args, **fit_kwargs):
+    def _try_run_and_update_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> None:
         try:
             self._run_and_update_trial(trial, *fit_args, **fit_kwargs)
             trial.status = TrialStatus.COMPLETED
@@ -122,7 +124,7 @@ class Repaired(keras_tuner.Tuner):
             trial.status = TrialStatus.FAILED if wanted else TrialStatus.INVALID
             trial.message = traceback.format_exc()
 
-    def run_trial(self, trial, *args, **kwargs):
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> list[Any]:
         values = trial.hyperparameters.values
         if "tuner/epochs" in values:
             kwargs |= {"epochs": values["tuner/epochs"], "initial_epoch": values["tuner/initial_epoch"]}
@@ -142,14 +144,14 @@ class Repaired(keras_tuner.Tuner):
         saver.write()
         return results
 
-    def _build_and_fit_model(self, trial, *args, **kwargs):
+    def _build_and_fit_model(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
         model = self._try_build(trial.hyperparameters)
         results = self.hypermodel.fit(trial.hyperparameters, model, *args, **kwargs)
         _files.write_json(self._get_build_config_fname(trial.trial_id), model.get_build_config())
         tuner_utils.validate_trial_results(results, self.oracle.objective, "HyperModel.fit()")
         return results
 
-    def _try_build(self, hp):
+    def _try_build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         keras.backend.clear_session()  # which collects garbage: once is enough
         model = keras_model(self._build_hypermodel(hp), "the model that the hypermodel built")
         size = sum(variable.shape.num_elements() for variable in model.trainable_weights) if model.built else 0
@@ -157,7 +159,7 @@ class Repaired(keras_tuner.Tuner):
             raise keras_tuner.errors.FailedTrialError(f"the model has {size} weights, more than max_model_size")
         return model
 
-    def _build_hypermodel(self, hp):
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         model = keras_tuner.Tuner._build_hypermodel(self, hp)
         parent = hp.values.get("tuner/trial_id")
         if parent is not None:
@@ -178,7 +180,7 @@ class Repaired(keras_tuner.Tuner):
                 model.build_from_config(json.loads(text))
             checkpoints.load_weights(model, path)
 
-    def load_model(self, trial):
+    def load_model(self, trial: Any) -> keras.Model:
         values = trial.hyperparameters.copy()
         values.values.pop("tuner/trial_id", None)  # its own weights, not its parent's
         model = keras_model(self._build_hypermodel(values), "the model that the hypermodel built")
@@ -189,10 +191,10 @@ class Repaired(keras_tuner.Tuner):
         """The best trials that were trained to the end with a finite score, best first; at most `num_trials`."""
         return self.oracle.get_best_trials(positive_int("num_trials", num_trials))
 
-    def get_best_models(self, num_models=1):
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         return [self.load_model(trial) for trial in self.get_best_trials(num_models)]
 
-    def get_best_hyperparameters(self, num_trials=1):
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         return [trial.hyperparameters for trial in self.get_best_trials(num_trials)]
 
     def table(self) -> display.SearchTable:
@@ -201,16 +203,16 @@ class Repaired(keras_tuner.Tuner):
             raise InputError("table: this process is a worker, allowed: the chief, which knows all the trials")
         return display.table(self.oracle)
 
-    def on_trial_end(self, trial):
+    def on_trial_end(self, trial: Any) -> None:
         self.oracle.end_trial(trial)  # which saves
         self._written.write(self._get_tuner_fname(), self.get_state())
 
-    def save(self):
+    def save(self) -> None:
         if not self._is_worker():
             self.oracle.save()
         self._written.write(self._get_tuner_fname(), self.get_state())
 
-    def _configure_tensorboard_dir(self, callbacks, trial, execution=0):
+    def _configure_tensorboard_dir(self, callbacks: list[Any], trial: Any, execution: int = 0) -> None:
         folder, known = self._board or (None, None)
         boards = [callback for callback in callbacks if type(callback).__name__ == "TensorBoard"]
         if folder and not boards:
@@ -218,7 +220,7 @@ class Repaired(keras_tuner.Tuner):
             callbacks += boards
         for board in boards:
             board.log_dir = self._get_tensorboard_dir(folder or board.log_dir, trial.trial_id, execution)
-            if folder:
+            if folder and known is not None:
                 values = tuner_utils.convert_hyperparams_to_hparams(trial.hyperparameters, known)
                 callbacks.append(known.KerasCallback(board.log_dir, values, trial_id=trial.trial_id))
 

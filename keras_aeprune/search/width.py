@@ -162,7 +162,9 @@ def encoding_width(
 class _Job:
     """One search; every finished part of it is a file."""
 
-    def __init__(self, data: Data, widths: list, settings: dict, options: dict, folder: Path, say: Say, workers):
+    def __init__(
+        self, data: Data, widths: list, settings: dict, options: dict, folder: Path, say: Say, workers: int | None
+    ):
         self.data, self.widths, self.settings, self.options = data, widths, settings, options
         self.folder, self.say, self.workers = folder, say, workers
         self.rows: list[dict[str, Any]] = []
@@ -179,11 +181,11 @@ class _Job:
         settings, widths = self.settings, self.widths
         batched = batchable(self.settings, self.options)
         trainer: Any = None if batched is None else Dense(self.data, widths[-1], settings["hidden_units"], batched)
-        curve = None if trainer is None else self._screen(trainer)
-        if settings["method"] == "screen":
-            tried, deviation = curve.mean, curve.deviation
+        screened = None if trainer is None else self._screen(trainer)
+        if screened is not None and settings["method"] == "screen":
+            tried, deviation = screened.mean, screened.deviation
         else:
-            best = float(self.pca.min() if curve is None else curve.mean.min())
+            best = float(self.pca.min() if screened is None else screened.mean.min())
             trainer, tried = self._hyperband(best)
             deviation = np.zeros(len(widths))
         self._measure(trainer)
@@ -232,7 +234,7 @@ class _Job:
         found = Screen.from_dict(self._kept("screen", make))
         for width, losses in zip(found.widths, found.losses.tolist(), strict=True):
             for number, loss in enumerate(losses):
-                self._row("screen", width, number, found.epochs, loss)
+                self._row("screen", width, loss, seed=number, epochs=found.epochs)
         return found
 
     def _hyperband(self, best: float) -> tuple[Tuned, np.ndarray]:
@@ -252,7 +254,8 @@ class _Job:
         for trial in found["trials"]:
             values = {name: value for name, value in trial["values"].items() if name != "encoding_dim"}
             width, loss = trial["width"], trial["loss"]
-            self._row("hyperband", width, None, trial["epochs"], loss, trial["seconds"], values)
+            more = {"epochs": trial["epochs"], "seconds": trial["seconds"], "values": values or None}
+            self._row("hyperband", width, loss, **more)
             if loss is not None and trial["last"]:
                 tried[width] = np.fmin(tried[width], loss)
         return Tuned(self.data, hypermodel, found["best"]), np.array([tried[width] for width in self.widths])
@@ -339,7 +342,8 @@ class _Job:
         found = self._kept(f"width-{width}", make)
         losses = [math.inf if loss is None else loss for loss in found["losses"]]
         for number, loss in enumerate(losses):
-            self._row("retrained", width, number, epochs, loss, found["seconds"] / len(losses))
+            seconds = found["seconds"] / len(losses)
+            self._row("retrained", width, loss, seed=number, epochs=epochs, seconds=seconds)
         self.losses[width] = losses
         self.say(f"{title}  loss {np.mean(losses):.4g}  {clock(found['seconds'])}", True)
         return float(np.mean(losses))
@@ -347,10 +351,10 @@ class _Job:
     def _model(self, width: int) -> Path:
         return self.folder / f"width-{width}.keras"
 
-    def _row(self, stage, width, seed, epochs, loss, seconds=None, values=None) -> None:
+    def _row(self, stage: str, width: int, loss: float | None, **more: Any) -> None:
         loss = loss if loss is not None and math.isfinite(loss) else None
-        row = {"stage": stage, "width": width, "seed": seed, "epochs": epochs, "loss": loss}
-        self.rows.append({**row, "seconds": seconds, "values": values or None})
+        row = {"stage": stage, "width": width, "seed": None, "loss": loss, "seconds": None, "values": None}
+        self.rows.append({**row, **more})
 
     def _remark(self, chosen: int, limit: float | None, curve: Curve) -> None:
         """What a reader of the answer should know."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,9 @@ class Data:
         return Data(flat("x", self.x[chosen[0]]), flat("validation", self.validation[chosen[1]]))
 
 
-def method_for(method, kind, hidden_units, sparsity, criterion, options) -> str:
+def method_for(
+    method: str, kind: Any, hidden_units: Any, sparsity: Any, criterion: Any, options: Mapping[str, Any]
+) -> str:
     """ "screen" or "hyperband"."""
     one_of("method", method, ("auto", "screen", "hyperband"))
     if method == "hyperband":
@@ -108,8 +110,8 @@ def checked_widths(widths: Any, features: int) -> list[int]:
 def search_folder(directory: str | Path | None, settings: dict[str, Any]) -> Iterator[Path]:
     """The folder of this search, or one that is thrown away; refused if it is of another search."""
     if directory is None:
-        with tempfile.TemporaryDirectory(prefix="keras_aeprune_") as path:
-            yield Path(path)
+        with tempfile.TemporaryDirectory(prefix="keras_aeprune_") as thrown_away:
+            yield Path(thrown_away)
         return
     path, now = Path(directory), described(settings)
     known = path / _MANIFEST

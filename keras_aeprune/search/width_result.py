@@ -174,7 +174,7 @@ class WidthResult:
         return f"encoding_dim {self.encoding_dim}: {why}"
 
     @property
-    def _compared(self):
+    def _compared(self) -> np.ndarray:
         """The losses that the choice was made of: by tolerance those of the retraining."""
         return self.curve.retrained if self.choose == "tolerance" else self.curve.mean
 
@@ -265,7 +265,7 @@ class WidthResult:
             axes.axhline(self.limit, color=MUTED, linewidth=1.1, label=f"limit {self.limit:.3g}")
         axes.axvline(self.encoding_dim, color=INK, linewidth=1.1, linestyle=":")
         axes.set_ylim(0, 1.08 * np.nanmax([curve.pca, curve.tried, curve.retrained]))  # linear, like the rule
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.grid(axis="y")
         axes.set_xlabel("width of the code")
         axes.set_ylabel("held-out mean squared error")

@@ -37,7 +37,7 @@ class Dense:
         self.data, self.widest = data, widest
         units = default_sizes(data.features, widest)[1] if hidden_units is None else hidden_units
         output = options.get("output_activation") or models.output_for(data.x, loss="mse").activation
-        self.units = {
+        self.units: dict[str, Any] = {
             "hidden_units": tuple(units),
             "activation": options.get("activation") or "relu",
             "output_activation": output,
@@ -66,7 +66,7 @@ class Dense:
 class _Measured(AutoencoderHyperModel):
     """A hypermodel whose trials also know the mean squared error, whatever their loss is."""
 
-    def model(self, values):
+    def model(self, values: Mapping[str, Any]) -> keras.Model:
         model = super().model(values)
         model.compile(model.optimizer, model.loss, metrics=["mse"])
         return model
@@ -82,17 +82,21 @@ class Tuned:
         return self.hypermodel.model({**self.values, "encoding_dim": width})
 
     def train(self, width: int, seeds: Sequence[int], epochs: int, heard: Callable) -> tuple[list, keras.Model]:
-        config, losses, kept = {**self.values, "encoding_dim": width}, [], None
+        config = {**self.values, "encoding_dim": width}
+        losses: list[float] = []
+        best, kept = math.inf, None
         task = self.hypermodel.task(self.data.x, self.data.validation, batch_size=config["batch_size"])
         with tempfile.TemporaryDirectory() as folder:
             for number, seed in enumerate(seeds):
                 path = Path(folder) / f"{number}{checkpoints.SUFFIX}"
                 metrics = evaluate(replace(task, seed=seed), config, Rung(epochs), save_to=path)
                 losses.append(_mse(metrics))
-                kept = path if losses[-1] <= min(losses) else kept
+                if losses[-1] <= best:  # false for NaN
+                    best, kept = losses[-1], path
                 heard(round(epochs * (number + 1) / len(seeds)), np.array(losses))
             model = self.build(width)
-            checkpoints.load_weights(model, kept)
+            if kept is not None:
+                checkpoints.load_weights(model, kept)
         return losses, model
 
 
@@ -180,7 +184,7 @@ def searched(
         project_name="hyperband",
         progress=progress,
     )
-    fit = {"validation_data": data.validation, "verbose": 0}
+    fit: dict[str, Any] = {"validation_data": data.validation, "verbose": 0}
     if workers is None:
         tuner = make()
         tuner.search(data.x, **fit)
@@ -207,7 +211,7 @@ def cost_of(model: keras.Model, limits: Mapping[str, float]) -> dict[str, float]
     """Bytes of the model's float32 .tflite file, and its time for one sample in ms, as far as they are limited."""
     names = [name for name, limit in (("tflite_bytes", "bytes"), ("latency_us", "latency")) if limit in limits]
     found = measure(model, names)
-    cost = {"bytes": found.get("tflite_bytes"), "latency": found.get("latency_us", 0) / 1000}
+    cost = {"bytes": found.get("tflite_bytes", math.nan), "latency": found.get("latency_us", 0) / 1000}
     return {name: cost[name] for name in limits}
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from keras_tuner.src.distribute import utils as processes
@@ -122,8 +122,9 @@ def launch(
     names = [f"worker{number}" for number in range(workers)]
     if tuner.oracle.create_trial(names[0]).status != TrialStatus.STOPPED:  # it is kept for that worker
         file = Path(tuner.project_dir) / _DATA
+        named: dict[str, Any] = arrays
         with _files.writing(file) as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(temporary, **named)
         try:
             with _serving(tuner.oracle) as (port, _):
                 job = pickle.dumps((preparation, str(file), payload))
@@ -230,14 +231,14 @@ class _Workers:
             )
         self.running[name] = process
         with suppress(BrokenPipeError):  # it is dead already, which the next look at it finds
-            process.stdin.write(b"%d\n" % len(self.job) + self.job)
-            process.stdin.flush()
+            _stdin(process).write(b"%d\n" % len(self.job) + self.job)
+            _stdin(process).flush()
 
     def _left(self, name: str, process: subprocess.Popen) -> None:
         """Go on after a process ended: without it, or with another one of its name."""
         del self.running[name]
         with suppress(BrokenPipeError):  # what of the job it had not read
-            process.stdin.close()
+            _stdin(process).close()
         status = process.returncode
         if not status:
             return
@@ -255,13 +256,19 @@ class _Workers:
         self._start(name)
 
 
+def _stdin(process: subprocess.Popen) -> IO[bytes]:
+    """The pipe to a worker; all are started with one."""
+    assert process.stdin is not None
+    return process.stdin
+
+
 def _end(process: subprocess.Popen) -> None:
     """Kill a worker and all that it started; state files are whole at any moment."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     with suppress(BrokenPipeError):
-        process.stdin.close()
+        _stdin(process).close()
 
 
 def work(job: bytes) -> None:
@@ -298,7 +305,7 @@ class _Pickler(pickle.Pickler):
         self.arrays: dict[str, np.ndarray] = {}
         self._names: dict[int, str] = {}
 
-    def persistent_id(self, value):
+    def persistent_id(self, value: Any) -> str | None:
         if type(value) is not np.ndarray or value.dtype.kind not in "biufc" or value.nbytes < _LARGE:
             return None
         name = self._names.setdefault(id(value), f"array{len(self._names)}")
@@ -311,7 +318,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._arrays = arrays
 
-    def persistent_load(self, name):
+    def persistent_load(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
 

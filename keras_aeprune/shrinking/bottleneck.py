@@ -48,7 +48,8 @@ def _meets(traced: Traced, classes: np.ndarray, several: Any) -> bool:
 
 def _takes(member: Member, made: np.ndarray) -> bool:
     one = len(member.inputs) == 1 and bool(member.mixed) and _dense(member.layer)
-    return one and np.array_equal(member.inputs[0], made)
+    taken = member.inputs[0] if one else None
+    return taken is not None and np.array_equal(taken, made)
 
 
 def best_subspace(

@@ -35,6 +35,10 @@ class LayerCut:
         saves_params: weights that go with it when the rest is merged, beyond what `merge` saves without it; 0
             or more.
         reason: why it cannot go; "" where it can.
+
+    Example:
+        >>> print(LayerCut("encoder/hidden_2", "activation", saves_params=2080))
+        encoder/hidden_2 (activation): saves 2,080 weights
     """
 
     path: str
@@ -85,7 +89,7 @@ class Depth:
 
     def _ordered(self, model: keras.Model, seen: set[int] | None = None) -> Iterator[tuple[Graph, Step]]:
         """All steps in the order in which a batch goes through them, those of nested models in their place."""
-        seen, graph = set() if seen is None else seen, self.graphs.of(model)
+        seen, graph = set() if seen is None else seen, self.graphs.known(model)
         for step in self._wirings[id(graph)].steps:
             if not isinstance(step.operation, keras.Model):
                 yield graph, step
@@ -164,9 +168,10 @@ class Depth:
         wiring, found = self._wirings[id(graph)], []
         last = linear_of(step.operation)
         while last is None or last.linear:
-            step = wiring.only_taker(step)
-            if step is None or type(step.operation) not in (*_FOLLOWING, *_ACTIVATIONS):
+            after = wiring.only_taker(step)
+            if after is None or type(after.operation) not in (*_FOLLOWING, *_ACTIVATIONS):
                 break
+            step = after
             found.append(step)
             if type(step.operation) in _ACTIVATIONS and not does_nothing(step.operation):
                 break
@@ -176,9 +181,10 @@ class Depth:
         """Whether nothing with weights stands between a step and the output of the whole model."""
         wiring = self._wirings[id(graph)]
         while step not in wiring.outputs:
-            step = wiring.only_taker(step)
-            if step is None or getattr(step.operation, "weights", ()) or len(step.sources) > 1:
+            after = wiring.only_taker(step)
+            if after is None or bool(getattr(after.operation, "weights", ())) or len(after.sources) > 1:
                 return False
+            step = after
         if graph.model is self.model:
             return True
         return self._last(*self._places[id(graph.model)])

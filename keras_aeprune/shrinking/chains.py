@@ -108,6 +108,10 @@ class Graphs:
         """The graph of a nested model."""
         return self._found.get(id(model))
 
+    def known(self, model: Any) -> Graph:
+        """The graph of a model that is one of them."""
+        return self._found[id(model)]
+
     @property
     def views(self) -> dict[int, keras.Model]:
         """{id of a model: the graph that stands for it}."""

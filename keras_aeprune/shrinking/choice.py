@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_aeprune._layers import fits
-from keras_aeprune._validation import BudgetError, InputError, fraction, positive_int, refuse
+from keras_aeprune._validation import BudgetError, InputError, fraction, is_whole, positive_int, refuse
 from keras_aeprune.shrinking.tracing import Group, Traced
 
 __all__ = ["Bounds", "counts_by_name", "counts_for_budget", "removed_classes"]
@@ -108,7 +107,7 @@ def counts_by_name(groups: Sequence[Group], keep: Any, bounds: Bounds) -> list[i
     found = [float(group.size) for group in free]
     chosen = [False] * len(free)
     for pattern, value in keep.items():
-        units = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        units = is_whole(value)
         if not units:
             fraction(f"keep[{pattern!r}]", value, low_open=True, high_open=False)
         for number, group in enumerate(free):

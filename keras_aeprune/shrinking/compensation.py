@@ -282,7 +282,7 @@ class _Run:
         x = rows_of(layer, batches, features)
         y = rows_of(twin, large, features) @ matrix_of(inner_of(twin))[:, out]
         if bias is not None:
-            y += bias_of(inner_of(twin))[out]
+            y += np.asarray(bias_of(inner_of(twin)))[out]
         wanted, missing = value(y), y - x @ prior - (0.0 if bias is None else bias)
         whole = np.square(wanted).sum()
         before = _relative(np.square(wanted - value(y - missing)).sum(), whole)

@@ -36,7 +36,8 @@ __all__ = [
 _BATCH = 256
 _SIZES = (32, 64)  # of axes of unknown length, where a model is only tried out
 
-_CAN_HAVE_BIAS = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D, kl.SeparableConv1D, kl.SeparableConv2D)
+_CAN_HAVE_BIAS: tuple[type, ...] = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D, kl.SeparableConv1D)
+_CAN_HAVE_BIAS += (kl.SeparableConv2D,)
 _TRANSPOSED = (kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose)
 _CAN_HAVE_BIAS += (*_TRANSPOSED, kl.LSTM, kl.GRU, kl.SimpleRNN)
 
@@ -92,21 +93,26 @@ def _normalization(layer: Any, member: Member, flags: list[np.ndarray]) -> list[
     return [flags[0] | (keras.ops.convert_to_numpy(layer.gamma) == 0) if layer.scale else flags[0]]
 
 
+def _any(matrix: np.ndarray) -> np.ndarray:
+    """Which columns hold something true."""
+    return np.asarray(matrix.any(axis=0))
+
+
 def _embedding(layer: Any, member: Member, flags: list[np.ndarray]) -> list[np.ndarray]:
-    return [~connected(member.parts[0]).any(axis=0)]
+    return [~_any(connected(member.parts[0]))]
 
 
 def _attention(layer: Any, member: Member, flags: list[np.ndarray]) -> list[np.ndarray]:
     last = next(part for part in member.parts if part.variable is layer.output_dense.kernel)
-    return [~connected(last).any(axis=0)]
+    return [~_any(connected(last))]
 
 
 def _half(kernel: Part, recurrent: Part, flags: np.ndarray, states: list[np.ndarray]) -> np.ndarray:
     """Units of a recurrent layer that neither an input nor another unit moves."""
-    units = len(recurrent.axes[0])
-    moved = connected(kernel)[~flags].any(axis=0).reshape(-1, units).any(axis=0)
-    moved = np.logical_or.reduce([moved, *(~state for state in states)])
-    between = connected(recurrent).reshape(units, -1, units).any(axis=1)
+    units = len(recurrent.along(0))
+    by_input = _any(connected(kernel)[~flags].any(axis=0).reshape(-1, units))
+    moved: np.ndarray = np.logical_or.reduce([by_input, *(~state for state in states)])
+    between = np.asarray(connected(recurrent).reshape(units, -1, units).any(axis=1))
     while True:
         more = moved | between[moved].any(axis=0)
         if (more == moved).all():
@@ -157,26 +163,26 @@ def _moved(layer: Any, flow: Flow, shape: tuple) -> np.ndarray:
     known, wanted = (tuple(size or 1 for size in sizes) for sizes in (flow.shape, shape))
     if np.prod(known) % wanted[-1]:
         return np.zeros(wanted[-1], bool)
-    flags = np.broadcast_to(flow.ids, known)
+    flags = np.broadcast_to(flow.units, known)
     if isinstance(layer, kl.Permute):
         flags = flags.transpose([axis - 1 for axis in layer.dims])
-    return flags.reshape(-1, wanted[-1]).all(axis=0)
+    return np.asarray(flags.reshape(-1, wanted[-1]).all(axis=0))
 
 
 def _out(traced: Traced, layer: Any, member: Member | None, flows: list[Flow], shapes: list[tuple]) -> list:
     if isinstance(layer, kl.TimeDistributed):
         inside = [Flow(flow.shape[1:], flow.ids) for flow in flows]
         return _out(traced, layer.layer, member, inside, [shape[1:] for shape in shapes])
-    rule, flags = traced.rule(layer), [flow.ids for flow in flows]
+    rule, flags = traced.rule(layer), [flow.units for flow in flows]
     if member is None and isinstance(layer, keras.Layer):
         return _no(shapes)
-    if rule in _WEIGHTED:
+    if member is not None and rule in _WEIGHTED:
         whole = not member.parts  # a layer that its rule left as it is
         loop = isinstance(layer, (kl.RNN, kl.Bidirectional)) and _keeps_or_skips(traced)
         return _no(shapes) if whole or loop else _WEIGHTED[rule](layer, member, flags)
     if not flags or any(not len(one) for one in flags):
         return _no(shapes)
-    if rule is passing.concatenation:
+    if member is not None and rule is passing.concatenation:
         return _concatenation(layer, member, flags)
     if isinstance(layer, _MOVING) and shapes[0][-1] is not None:
         return [_moved(layer, flows[0], shapes[0])]
@@ -221,7 +227,7 @@ def proven(traced: Traced) -> dict[Place, np.ndarray]:
             return _graph.run(as_graph(layer, given), flows, call)
         member, shapes = traced.members.get(id(layer)), [tuple(tensor.shape[1:]) for tensor in node.outputs]
         for number in member.mixed if member is not None else ():
-            flags = flows[number].ids
+            flags = flows[number].units
             found[id(member), number] = flags & found.get((id(member), number), True)
         out = _out(traced, layer, member, flows, shapes)
         return [Flow(shape, flags) for shape, flags in zip(shapes, out, strict=True)]
@@ -258,7 +264,7 @@ def obstacle(member: Member, layer: Any, rule: Any, bias: Any) -> str:
 
 def silent(member: Member, part: Part) -> np.ndarray:
     """Units of a recurrent layer whose state is 0 from the first step on."""
-    ids = part.axes[part.takes]
+    ids = part.along(part.takes)
     index = member.parts.index(part)
     halves = (getattr(member.layer, name, None) for name in ("forward_layer", "backward_layer"))
     layers = [half for half in halves if half is not None] or [member.layer]
@@ -267,8 +273,8 @@ def silent(member: Member, part: Part) -> np.ndarray:
     zero = keras.ops.zeros((1, 1, 1))
     if any(layer.stateful or np.any(keras.ops.convert_to_numpy(layer.activation(zero))) for layer in layers):
         return np.zeros(len(ids), bool)
-    moved = np.concatenate([connected(member.parts[index - 1]), connected(part)]).any(axis=0)
-    moved = moved.reshape(-1, len(ids)).any(axis=0)
+    either = _any(np.concatenate([connected(member.parts[index - 1]), connected(part)]))
+    moved = _any(either.reshape(-1, len(ids)))
     bias = bias_of(member, part)
     if bias is not None:
         gates = keras.ops.convert_to_numpy(bias).reshape(-1, bias.shape[-1] // len(ids), len(ids))

@@ -31,13 +31,13 @@ class UnitMask(keras.layers.Layer):
         self.mask = np.asarray(mask, bool)
         self.supports_masking = True
 
-    def call(self, inputs):
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         return keras.ops.where(self.mask, inputs, keras.ops.zeros_like(inputs))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mask": self.mask.astype(int).tolist()}
 
 
@@ -152,7 +152,7 @@ def masked(traced: Traced, kept: np.ndarray) -> keras.Model:
 def _silenced(variable: Any, parts: dict[int, Part], member: Member | None, kept: np.ndarray) -> np.ndarray:
     """A weight without what it takes from removed units inside the layer itself: recurrent states, heads."""
     values, part = keras.ops.convert_to_numpy(variable), parts.get(id(variable))
-    if part is None or part.takes is None:
+    if part is None or part.takes is None or member is None:
         return values
     ids = part.axes[part.takes]
     inside = [made for made in member.made.values() if ids is not None and np.isin(ids, made).all()]

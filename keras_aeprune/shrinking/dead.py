@@ -105,13 +105,14 @@ class _Link:
         self.member, self.part, self.layer = member, part, member.layer
         self.inner = self.layer.layer if isinstance(self.layer, kl.TimeDistributed) else self.layer
         self.rule = traced.rule(self.inner)
-        ids = part.axes[part.takes]
+        ids = part.along(part.takes)
         self.rows = traced.classes[ids]
         made = None if part.makes is None else part.axes[part.makes]
         self.nonzero = connected(part)
         if self.rule is rules.separable:
             self.nonzero &= constants.passes(self.inner)[:, None]
-            self.channels = np.repeat(np.arange(len(member.inputs[0])), self.inner.depth_multiplier)
+            times = self.inner.depth_multiplier
+            self.channels = np.repeat(np.arange(len(ids) // times), times)
             self.inputs = [0]
         else:
             self.channels = np.arange(len(ids))
@@ -152,10 +153,10 @@ class _Link:
     def folded(self, chosen: np.ndarray) -> np.ndarray | None:
         """What the values of the chosen rows add to all outputs; None where it is nothing."""
         values = np.where(chosen, self.values, 0.0)
-        if self.inside or not values.any():
+        takes = self.part.takes
+        if self.inside or takes is None or not values.any():
             return None
         kernel = keras.ops.convert_to_numpy(self.part.variable).astype("float64")
-        takes = self.part.takes
         if rank := len(getattr(self.inner, "kernel_size", ())):  # a window sees the value at all its positions
             kernel, takes = kernel.sum(axis=tuple(range(rank))), takes - rank
         if self.rule is rules.separable:
@@ -225,7 +226,7 @@ def _told(traced: Traced, links: list[_Link], sets: list[np.ndarray]) -> _Findin
     unused, exact, gone = sets
     ended, count = np.append(gone, False), len(gone)
     moving, folds, seen = (np.zeros(count, bool) for _ in range(3))
-    sure, blocked = np.ones(count, bool), {}
+    sure, blocked = np.ones(count, bool), dict[int, str]()
     for link in links:
         used = link.nonzero[:, ~ended[link.columns]].any(axis=1)
         if link.inside:
@@ -349,9 +350,9 @@ def without_dead(model: keras.Model, data: Any = None, *, tolerance: float = 0.0
     goes = findings.gone.copy()
     goes[list(findings.stays)] = False
     for old, twin in maker.pairs:
-        first, second = traced.members.get(id(old)), again.members.get(id(twin))
-        for name, ids in first.made.items() if first is not None and second is not None else ():
-            kept[second.made[name]] = ~goes[traced.classes[ids]]
+        if (before := traced.members.get(id(old))) and (now := again.members.get(id(twin))):
+            for name, ids in before.made.items():
+                kept[now.made[name]] = ~goes[traced.classes[ids]]
     return cut(again, kept), findings.dead
 
 

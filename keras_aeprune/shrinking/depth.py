@@ -131,6 +131,6 @@ def paired(model: keras.Model) -> tuple[tuple[LayerCut, ...], ...]:
         (path, kind), cut = next(iter(able.items()))
         del able[path, kind]
         mirror = depth.mirror(path, whole=kind == "layer") if kind != "block" and depth.knows(path) else None
-        other = able.pop((mirror, kind), None)
+        other = None if mirror is None else able.pop((mirror, kind), None)
         found.append((cut,) if other is None else (cut, other))
     return tuple(found)

@@ -36,6 +36,10 @@ class LayerRank:
         score: rise of the error, or entropy in bits; low goes first. None where it has no meaning.
         saves_params: weights that go with it.
         reason: why there is no score; "" where there is one.
+
+    Example:
+        >>> LayerRank("encoder/hidden_2", "activation", score=0.004, saves_params=2080).reason
+        ''
     """
 
     path: str
@@ -196,7 +200,7 @@ def _loss(model: keras.Model, data: Calibration, loss: Any) -> Callable[[keras.M
             f"(x, y) for outputs of shape {shown(model.output_shape)}, or loss='difference'",
         )
     # what comes with an autoencoder's samples may be labels, which are no targets; as criteria see it
-    data = evidence(criterion("fisher"), model, (), data, loss).data
+    data = evidence(criterion("fisher"), model, (), data, loss).samples
     losses = per_example(model, loss)
 
     def mean(other: keras.Model) -> float:

@@ -141,15 +141,15 @@ def consumers(traced: Traced, data: Any, *, samples: int = 2048, seed: int = 0) 
         samples: that are used at most, >= 1.
         seed: of their draw, and of the positions that are looked at.
     """
-    members = [m for m in dict.fromkeys(traced.members.values()) if _outer(m)]
+    outer = [(m, found) for m in dict.fromkeys(traced.members.values()) for found in [_outer(m)] if found]
     known = calibration.get(data, samples=samples, seed=seed)
-    record = recorder(traced.model, [m.layer for m in members])
+    record = recorder(traced.model, [m.layer for m, _ in outer])
     check_samples(traced.model, known.x)
     arrays = keras.tree.flatten(known.x)
     count = len(arrays[0])
     random = np.random.default_rng(seed)
-    sums: list[Any] = [0.0] * len(members)
-    rows = [0] * len(members)
+    sums: list[Any] = [0.0] * len(outer)
+    rows = [0] * len(outer)
     for start in range(0, count, _BATCH):
         batch = [a[start : start + _BATCH] for a in arrays]
         for number, calls in enumerate(record(batch if len(batch) > 1 else batch[0])):
@@ -162,24 +162,23 @@ def consumers(traced: Traced, data: Any, *, samples: int = 2048, seed: int = 0) 
                 sums[number] = sums[number] + values.T @ values
                 rows[number] += len(values)
     found: dict[int, list[Consumer]] = {}
-    for member, total, n in zip(members, sums, rows, strict=True):
-        part = _outer(member)
-        values = np.moveaxis(keras.ops.convert_to_numpy(part.variable).astype(np.float64), part.takes, 0)
-        ids = traced.classes[part.axes[part.takes]]
+    for (_, (part, takes)), total, n in zip(outer, sums, rows, strict=True):
+        values = np.moveaxis(keras.ops.convert_to_numpy(part.variable).astype(np.float64), takes, 0)
+        ids = traced.classes[part.along(takes)]
         one = Consumer(total / max(n, 1), values.reshape(len(values), -1), ids)
         for number in np.unique(ids).tolist():
             found.setdefault(number, []).append(one)
     return found
 
 
-def _outer(member: Member) -> Part | None:
-    """The kernel that takes the layer's first input, if there is one of a width that can be handled."""
+def _outer(member: Member) -> tuple[Part, int] | None:
+    """The kernel that takes the layer's first input, and its axis for it; None where it is too wide to handle."""
     if tuple(member.mixed) != (0,) or member.inputs[0] is None or len(member.inputs[0]) > _LARGEST:
         return None
     for part in member.parts:
         ids = part.axes[part.takes] if part.takes is not None else None
-        if ids is not None and np.array_equal(ids, member.inputs[0]):
-            return part
+        if part.takes is not None and ids is not None and np.array_equal(ids, member.inputs[0]):
+            return part, part.takes
     return None
 
 

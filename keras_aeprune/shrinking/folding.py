@@ -149,7 +149,7 @@ def check_name(argument: str, name: Any) -> str:
 def wanted(found: Sequence[Site], names: Any) -> list[tuple[Site, str]]:
     if not isinstance(names, Mapping):
         raise refuse("names", names, "a dict {path or pattern: name of an activation}")
-    chosen = {}
+    chosen: dict[int, tuple[Site, str]] = {}
     for pattern, name in names.items():
         check_name(f"names[{pattern!r}]", name)
         chosen.update((id(site.layer), (site, name)) for site in choose(found, "names", pattern))
@@ -261,16 +261,16 @@ class FoldableActivation(kl.Activation):
             shape=(), initializer="zeros", regularizer=self._penalty, constraint="non_neg", name="alpha"
         )
 
-    def _penalty(self, alpha):
+    def _penalty(self, alpha: keras.Variable) -> keras.KerasTensor:
         return self.rate * ops.sum(ops.abs(1.0 - ops.square(alpha)))
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Nothing is left to make: alpha is there from the start, so that it is also without an input shape."""
 
-    def call(self, inputs):
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         return self.alpha * inputs + (1.0 - self.alpha) * self.activation(inputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}
 
 

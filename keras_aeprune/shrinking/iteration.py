@@ -20,7 +20,7 @@ from keras_aeprune.shrinking.inputs import check_samples
 from keras_aeprune.shrinking.moves import Move, costs_of, moves
 from keras_aeprune.shrinking.planning import known_criterion
 from keras_aeprune.shrinking.rebuild import build_optimizer
-from keras_aeprune.shrinking.rounds import Round, RoundsFolder, rounds_table
+from keras_aeprune.shrinking.rounds import Round, RoundsFolder, Settings, rounds_table
 from keras_aeprune.shrinking.tuning import fine_tune
 
 __all__ = ["Shrunk", "shrink_until"]
@@ -218,18 +218,18 @@ def _split(data: Any, validation: Any, seed: int) -> tuple[tuple, tuple]:
     return tuple(part[order[count:]] for part in parts), tuple(part[order[:count]] for part in parts)
 
 
-class _Loop:
+class _Loop(Settings):
     """One call of `shrink_until`."""
 
     def __init__(self, **settings: Any):
-        self.__dict__.update(settings)
+        super().__init__(**settings)
         order = np.random.default_rng(self.seed).permutation(len(self.train[0]))[:_CALIBRATION]
         same = self.train[0] is self.train[1]
         self.calibration = self.train[0][order] if same else tuple(part[order] for part in self.train)
 
     def run(self, folder: RoundsFolder | None, began: float) -> Shrunk:
         rounds = folder.rounds() if folder else []
-        if rounds:
+        if folder and rounds:
             number = [r for r in rounds if r.held][-1].number
             model = folder.model(number) if number else self.model
             self._compile(model)
@@ -289,7 +289,7 @@ class _Loop:
         before = [r for r in rounds if r.held][-1]
         keras.utils.set_random_seed(self.seed + number)
         small, dead = (None, None) if number > 1 else without_dead(model, self.calibration)
-        if small is not None and dead.removed:
+        if small is not None and dead is not None and dead.removed:
             cost = costs_of(small)
             move = Move(f"{dead.removed} dead units out", cost["params"], cost["macs"], lambda: small)
             self._compile(small)

@@ -181,7 +181,7 @@ def _float64(variable: Any) -> np.ndarray:
 def normalized(first: Linear, second: Linear) -> Linear:
     """BatchNormalization behind a layer: its kernel scaled for each channel out."""
 
-    def numbers() -> tuple[np.ndarray, np.ndarray]:
+    def numbers() -> tuple[np.ndarray, np.ndarray | None]:
         (kernel, bias), (scale, shift) = first.numbers(), second.numbers()
         return kernel * scale, shift if bias is None else bias * scale + shift
 

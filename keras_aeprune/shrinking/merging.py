@@ -163,7 +163,7 @@ class Merging:
 
     def _count(self, model: keras.Model, seen: dict[int, int]) -> int:
         total = 0
-        for step in self._wiring(self.graphs.of(model)).steps:
+        for step in self._wiring(self.graphs.known(model)).steps:
             layer = step.operation
             if id(layer) in seen or not isinstance(layer, keras.Layer):
                 continue
@@ -189,7 +189,7 @@ class Merging:
         while True:
             pairs = [(one, two) for one in self._wiring(graph).steps for two in [self._next(graph, one)] if two]
             found = [(self._try(one, two), one, two) for one, two in pairs]
-            good = [entry for entry in found if entry[0] is not None]
+            good = [(new, one, two) for new, one, two in found if new is not None]
             if not good:
                 return
             # what saves most first: another order can end with more weights
@@ -233,8 +233,9 @@ class Merging:
     def _try(self, one: Step, two: Step) -> Linear | None:
         first, second = self._maps[id(one.operation)], self._maps[id(two.operation)]
         new, reason = together(first, second)
-        if new is not None and self._only_smaller and self._saved(new, one, two) < 0:
-            new, reason = None, f"one layer would have {-self._saved(new, one, two):,} weights more"
+        saved = 0 if new is None else self._saved(new, one, two)
+        if self._only_smaller and saved < 0:
+            new, reason = None, f"one layer would have {-saved:,} weights more"
         if new is None:
             self._leave(one, two, reason)
         return new

@@ -65,9 +65,9 @@ def concatenation(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple
     axis = layer.axis
     if axis not in (-1, len(flows[0].shape)):
         return merging(tracer, layer, flows, shapes)
-    if any(flow.ids is None for flow in flows):
+    ids = [flow.ids for flow in flows if flow.ids is not None]
+    if len(ids) < len(flows):
         return tracer.whole(layer, flows, shapes, "merges tensors of unknown width")
-    ids = [flow.ids for flow in flows]
     tracer.passed(layer, ids, [np.concatenate(ids)])
     return [Flow(shapes[0], np.concatenate(ids))]
 

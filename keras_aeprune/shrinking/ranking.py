@@ -45,9 +45,10 @@ def class_scores(traced: Traced, criterion: Any, data: Any = None, loss: Any = N
         for ids in member.made.values():
             squares = np.zeros(len(traced.classes))
             for part in member.parts:
-                if part.makes is not None and np.isin(part.axes[part.makes], ids).all():
+                made = None if part.makes is None else part.axes[part.makes]
+                if made is not None and np.isin(made, ids).all():
                     found = _unit_scores(part, known.get(id(part.variable)), by_unit, by_weight)
-                    np.add.at(squares, traced.classes[part.axes[part.makes][: len(found)]], found)
+                    np.add.at(squares, traced.classes[made[: len(found)]], found)
             members = np.unique(traced.classes[ids])
             scale = np.sqrt(squares[members].mean())
             total[members] += np.sqrt(squares[members]) / scale if scale > 0 else 0.0
@@ -66,7 +67,7 @@ def _unit_scores(
     if weight is not None and weight.layer_path in by_unit:
         found = np.asarray(by_unit[weight.layer_path], np.float64)
         found = found - min(found.min(), 0.0)  # a criterion with a sign: the order is what counts
-        if len(part.axes[part.makes]) % len(found) == 0:
+        if len(part.along(part.makes)) % len(found) == 0:
             return np.square(found)
     scores = by_weight.get(weight.path) if weight is not None else None
     values = keras.ops.convert_to_numpy(part.variable) if scores is None else scores

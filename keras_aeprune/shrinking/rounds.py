@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_aeprune._files import remove_unfinished, writable_folder, write_json, writing
-from keras_aeprune._progress import clock
+from keras_aeprune._progress import Say, clock
 from keras_aeprune._validation import InputError, shown
+from keras_aeprune.shrinking.choice import Bounds
 from keras_aeprune.shrinking.text import table
 
 __all__ = ["Round", "RoundsFolder", "rounds_table"]
@@ -20,6 +22,26 @@ __all__ = ["Round", "RoundsFolder", "rounds_table"]
 _FORMAT = "keras_aeprune shrink_until 1"
 _STATE = "rounds.json"
 _WIDEST = 44  # letters of a move in the table
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """What one call of `shrink_until` asks for, checked; see there."""
+
+    model: keras.Model
+    train: tuple[np.ndarray, ...]
+    validation: tuple[np.ndarray, ...]
+    by: str
+    target: float | None
+    limit: float
+    criterion: Any
+    layers: bool
+    step: float
+    epochs: dict[str, int]
+    tuning: dict[str, Any]
+    bounds: Bounds
+    seed: int
+    say: Say
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,11 @@ class Round:
         error: the same after training.
         held: whether the error is within the limit, so that the next round went on from here.
         seconds: it took.
+
+    Example:
+        >>> one = Round(1, "widths x0.75", 700, 650, cut_error=0.6, error=0.51, held=True, seconds=12.0)
+        >>> one.held and one.error < one.cut_error
+        True
     """
 
     number: int

@@ -115,12 +115,13 @@ def transposed(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) 
 
 def depthwise(tracer: Any, layer: Any, flows: list[Flow], shapes: list[tuple]) -> list[Flow]:
     """Filters of shape (*window, channels, multiplier): each channel passes by itself, multiplied."""
-    if (reason := _unusual(layer)) or flows[0].ids is None:
+    ids = flows[0].ids
+    if (reason := _unusual(layer)) or ids is None:
         return tracer.whole(layer, flows, shapes, reason or "has channels of unknown number")
 
     def note(member: Member) -> None:
-        out = np.repeat(flows[0].ids, layer.depth_multiplier)
-        kernel = (*(None,) * layer.rank, flows[0].ids, None)
+        out = np.repeat(ids, layer.depth_multiplier)
+        kernel = (*(None,) * layer.rank, ids, None)
         times = _sizes(shapes[0][:-1])
         member.parts, member.outputs = [Part(layer.kernel, kernel, times=times), *_bias(layer, out)], [out]
         if not tracer.elementwise(layer.activation, shapes[0]):

@@ -33,6 +33,10 @@ class GroupCut:
         makers: all layers that make them; their units go together.
         units: how many there are.
         removed: positions of those that go, ascending, 0 <= position < units.
+
+    Example:
+        >>> GroupCut("encoder/code", ("encoder/code",), units=8, removed=(1, 5)).kept
+        6
     """
 
     name: str
@@ -60,6 +64,14 @@ class ShrinkPlan:
         layers: costs of each layer before and after.
         settings: how it was made.
         notes: what its reader should know.
+
+    Example:
+        >>> from keras_aeprune.models import dense
+        >>> from keras_aeprune.shrinking.planning import plan
+        >>> ae = dense((16,), 4, hidden_units=(32,))
+        >>> made = plan(ae, keep={"encoder/hidden_1": 0.5})
+        >>> ae.count_params(), made.apply(ae).count_params()
+        (1364, 1028)
     """
 
     model: str

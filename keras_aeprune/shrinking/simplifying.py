@@ -129,7 +129,7 @@ def _states(model: keras.Model, data: Calibration, chosen: Sequence[Site]) -> di
 
     @tf.function(autograph=False, reduce_retracing=True)
     def count(x: Any) -> dict[str, tf.Tensor]:
-        noted, graph = {}, tf.compat.v1.get_default_graph()
+        noted, graph = dict[str, tf.Tensor](), tf.compat.v1.get_default_graph()
 
         def note(number: int, own: Any, z: Any) -> Any:
             path, first = chosen[number].path, getattr(chosen[number].layer, "data_format", "") == "channels_first"
@@ -232,7 +232,7 @@ def _changed(model: keras.Model, changes: Sequence[ActivationChange]) -> keras.M
     result, twins = folding.rebuilt(model, [(found[one.path], one.after) for one in changes])
     for one in changes:
         layer = twins[one.path]
-        silenced = ((layer.kernel, kernels_of(layer)[0].unit_axis), (layer.bias, 0)) if one.off else ()
+        silenced = ((layer.kernel, next(iter(kernels_of(layer) or ())).axis), (layer.bias, 0)) if one.off else ()
         for variable, axis in silenced:
             if variable is not None:
                 values = np.moveaxis(keras.ops.convert_to_numpy(variable).copy(), axis, 0)
@@ -297,8 +297,8 @@ def simplify(
     limit = start + max_error_increase * abs(start)
     say(f"activations: measuring {len(moves)} changes", False)
     alone = [judge([number])[1] for number in range(len(moves))]
-    taken, changes = [], []
-    now, clock = start, latency and positive_number("latency", latency(model), "microseconds")
+    taken, changes = list[int](), list[ActivationChange]()
+    now, clock = start, positive_number("latency", latency(model), "microseconds") if latency else 0.0
     for number in sorted(range(len(moves)), key=lambda n: (not math.isfinite(alone[n]), alone[n], n)):
         difference, then = judge([*taken, number])
         one, finite = moves[number], math.isfinite(then) and math.isfinite(difference)
@@ -339,7 +339,7 @@ def _moves(
     named = {site.path: name for site, name in wanted(found, names)}
     ends, free = folding.output_ids(model), [site for site in found if not site.fixed]
     states = _states(model, seen, [site for site in free if site.name == "relu"] if "relu" in rules else [])
-    moves, kept = [], []
+    moves, kept = list[ActivationChange](), list[ActivationChange]()
     for site in free:
         after = named.get(site.path, rules.get(site.name, site.name))
         one, reason = ActivationChange(site.path, site.name, after, "named"), ""

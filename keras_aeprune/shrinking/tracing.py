@@ -58,6 +58,10 @@ class Group:
         makers: (name, units) of all that make them.
         classes: number of each unit of the group, as in `Traced.classes`.
         reason: why they all stay; "" where they can go.
+
+    Example:
+        >>> Group("code", (("code", np.arange(8)),), np.arange(8), reason="it is an output of the model").size
+        8
     """
 
     name: str
@@ -249,7 +253,7 @@ class Traced:
             groups.append(Group(label, made, np.array(members), reason))
         return groups
 
-    def kept(self, removed: Sequence[int]) -> np.ndarray:
+    def kept(self, removed: Sequence[int] | np.ndarray) -> np.ndarray:
         """For each unit whether it stays when the classes `removed` go."""
         return ~np.isin(self.classes, removed)
 

@@ -81,7 +81,7 @@ class GuardedAdam(keras.optimizers.Adam):
         self.seen = tf.Variable(0, trainable=False)
         self.refused = tf.Variable(-1.0, trainable=False)  # the norm that was; below 0 none
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: list[Any], trainable_variables: list[keras.Variable] | None = None) -> None:
         norm = tf.cast(tf.linalg.global_norm([g for g in grads if g is not None]), "float32")
         count = tf.minimum(self.seen, _WINDOW)
         ordered = tf.sort(tf.where(tf.range(_WINDOW) < count, self.norms, np.inf))
@@ -124,19 +124,20 @@ class _Guard(keras.callbacks.Callback):
             taught,
             say,
         )
-        self.best, self.best_epoch, self.rollbacks = before, 0, []
+        self.best, self.best_epoch = before, 0
+        self.rollbacks: list[str] = []
         self.gave_up, self._steps, self._scale = False, 0, 1.0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._good, self._began, self._epoch = self.model.get_weights(), time.monotonic(), 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch, self._steps = epoch + 1, epoch * (self.params["steps"] or 0)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.optimizer.learning_rate = self._scale * self.rates(self._steps + batch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.taught == []:
             raise InputError(
                 f"teacher: got one for model {self.model.name!r} whose train_step does not call compute_loss, "
@@ -163,7 +164,8 @@ class _Guard(keras.callbacks.Callback):
             self.gave_up = self.model.stop_training = True
         return True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
         if not self._broken(logs):
             value = float(logs[self.monitored])
             if self.best is None or value < self.best:
@@ -174,7 +176,7 @@ class _Guard(keras.callbacks.Callback):
         text = f"fine-tune {self.model.name}: epoch {epoch + 1}/{epochs}  {losses}  {left} left"
         self.say(text, epoch + 1 == epochs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.model.set_weights(self._good)
 
 
@@ -191,7 +193,9 @@ def _taught(model: keras.Model, teacher: keras.Model | None, share: float) -> It
     used: list[bool] = []
     own, takes = model.compute_loss, model._compute_loss_has_training_arg
 
-    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
         loss = own(x, y, y_pred, sample_weight, **({"training": training} if takes else {}))
         if not training:
             return loss

@@ -23,7 +23,7 @@ class Units:
         ([0, 1, 2], {2: 'output of the model'})
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._count = 0
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self._kept: list[tuple[np.ndarray, str]] = []
@@ -62,7 +62,8 @@ class Units:
 
     def reasons(self) -> dict[int, str]:
         """{class that stays: why}."""
-        classes, found = self.classes(), {}
+        classes = self.classes()
+        found: dict[int, str] = {}
         for ids, reason in self._kept:
             for number in np.unique(classes[ids]).tolist():
                 found.setdefault(number, reason)
@@ -75,6 +76,13 @@ class Flow:
 
     shape: tuple[int | None, ...]
     ids: np.ndarray | None = None
+
+    @property
+    def units(self) -> np.ndarray:
+        """`ids` of a tensor that is known to have some."""
+        if self.ids is None:
+            raise ValueError(f"a tensor of shape {self.shape} has no known units")
+        return self.ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +102,13 @@ class Part:
     takes: int | None = None
     makes: int | None = None
     times: int = 0
+
+    def along(self, axis: int | None) -> np.ndarray:
+        """The units along an axis that is known to have some."""
+        ids = None if axis is None else self.axes[axis]
+        if ids is None:
+            raise ValueError(f"a weight of shape {tuple(self.variable.shape)} has no known units along {axis}")
+        return ids
 
 
 @dataclass(eq=False)

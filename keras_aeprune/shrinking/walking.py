@@ -67,7 +67,7 @@ class Walk:
         entrance, size = _Slot(), view.inputs[0].shape[0] or batch_size
         _graph.run(view, [entrance], self._note)
         last = {id(slot): call for call in self.calls for slot in call.inputs}
-        self._done = {}
+        self._done: dict[int, list[int]] = {}
         for slot, call in last.items():
             self._done.setdefault(id(call), []).append(slot)
         batches = [x[start : start + size] for start in range(0, len(x), size)]

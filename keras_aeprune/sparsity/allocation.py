@@ -223,7 +223,7 @@ def _bounds(
         np.minimum([count_zeros(int(n), x) for n, x in zip(counts, ends, strict=True)], free)
         for ends in (lows, highs)
     )
-    for i in np.flatnonzero((floor > high) & (wanted[:, 1] < 1)):
+    for i in np.flatnonzero((floor > high) & (wanted[:, 1] < 1)).tolist():
         if floor[i] > count_zeros(int(counts[i]), wanted[i, 1]):
             raise InputError(
                 f"{groups[i].path}: got {floor[i] / counts[i]:.4f} of zeros already, allowed by its limits: "

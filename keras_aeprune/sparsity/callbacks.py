@@ -22,8 +22,8 @@ from keras_aeprune.sparsity.threshold import Threshold, ThresholdSteps, Threshol
 
 __all__ = ["KeepSparse", "Prune"]
 
-_ENGINE = ("criterion", "allocation", "pattern", "limits", "include", "exclude", "on_unsupported", "regrowth")
-_ENGINE += ("data", "loss")
+_ENGINE: tuple[str, ...] = ("criterion", "allocation", "pattern", "limits", "include", "exclude", "on_unsupported")
+_ENGINE += ("regrowth", "data", "loss")
 
 
 class _Configured(keras.callbacks.Callback):
@@ -117,6 +117,7 @@ class Prune(_Configured):
         loss: Any = None,
     ):
         super().__init__()
+        self.schedule: float | schedules.PruningSchedule | schedules.Relative | Threshold
         if isinstance(schedule, (int, float)) and not isinstance(schedule, bool):
             self.schedule = fraction("schedule", schedule)
         else:
@@ -179,11 +180,12 @@ class Prune(_Configured):
         self._pruner = Pruner(self.model, **{name: getattr(self, name) for name in _ENGINE})
         self._pruner.retrace()
 
-    def _follow(self, timetable: schedules.Timetable | ThresholdTimes) -> None:
+    def _follow(self, timetable: schedules.Timetable | ThresholdTimes) -> Stepper | ThresholdSteps | None:
         """Go by this timetable from now on."""
         self._timetable = timetable
         if self._pruner is not None:
             self._stepper = self._pruner.stepper(timetable, self._end)
+        return self._stepper
 
     def _plan(self, steps_per_epoch: int | None) -> schedules.Timetable | ThresholdTimes | None:
         """The timetable, or None as long as a relative schedule does not know its length."""
@@ -212,10 +214,9 @@ class Prune(_Configured):
             return
         last = timetable.final_step
         if last is None or last > self._end:
-            if last is None:
-                last = f"{getattr(self.schedule, 'begin_step', self._end)} or later"
+            end = f"{getattr(self.schedule, 'begin_step', self._end)} or later" if last is None else f"{last}"
             raise InputError(
-                f"schedule: got one that ends at step {last}, allowed: at most {self._end}, the steps of this "
+                f"schedule: got one that ends at step {end}, allowed: at most {self._end}, the steps of this "
                 f"training ({self.params['epochs']} epochs of {self.params['steps']}); train longer, end the "
                 "schedule earlier, or say several_fits=True if it is to span several fits"
             )
@@ -267,22 +268,25 @@ class Prune(_Configured):
             self._stepper.move_to(self.step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._end is None and self._relative is not None:
-            self._epoch_of_unknown_length(epoch + 1)
-        if self.state is not None:
+        relative = self._relative
+        if self._end is None and relative is not None:
+            self._epoch_of_unknown_length(relative, epoch + 1)
+        if self.state is not None and self._pruner is not None:
             save_state(self.state, self._pruner.masks(), epoch=epoch + 1, step=self.step)
 
-    def _epoch_of_unknown_length(self, done: int) -> None:
+    def _epoch_of_unknown_length(self, relative: schedules.Relative, done: int) -> None:
         """Lay the ramp over the epochs, now that their length is known; and end it by epochs in any case."""
-        epochs, relative = self.params["epochs"], self._relative
-        if self._stepper is None:
+        epochs, stepper = self.params["epochs"], self._stepper
+        if stepper is None:
             length = max(self.step - self._epoch_start, 1)
             total = epochs * length
-            self._follow(schedules.Timetable(relative.resolve(total, length), total))
-            self._stepper.move_to(self.step)
+            stepper = self._follow(schedules.Timetable(relative.resolve(total, length), total))
+            if stepper is not None:
+                stepper.move_to(self.step)
         end = relative.end * (epochs if relative.unit == "training" else 1)
-        if not self.at_target and done >= max(1, math.ceil(end)):  # later epochs were shorter
-            self._stepper.to_the_end()
+        late = done >= max(1, math.ceil(end))  # later epochs were shorter
+        if late and not self.at_target and isinstance(stepper, Stepper):
+            stepper.to_the_end()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._pruner is None:
@@ -310,9 +314,10 @@ class Prune(_Configured):
         return stepper is not None and stepper.timetable.final is None and stepper.applied is not None
 
     def _target(self) -> float:
-        if self._relative is not None:
-            return self._relative.sparsity
-        final = self._timetable.final
+        relative, timetable = self._relative, self._timetable
+        if relative is not None:
+            return relative.sparsity
+        final = None if timetable is None else timetable.final
         return final if final is not None else (self._stepper and self._stepper.applied) or 0.0
 
 

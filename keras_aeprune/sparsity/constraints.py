@@ -22,6 +22,10 @@ class MaskConstraint(keras.constraints.Constraint):
     Args:
         mask: boolean variable of the weight's shape, True where the weight is kept.
         inner: the constraint that was there before, or None.
+
+    Example:
+        >>> MaskConstraint(tf.constant([True, False]))(tf.constant([3.0, 4.0])).numpy().tolist()
+        [3.0, 0.0]
     """
 
     def __init__(self, mask: Any, inner: Any = None):

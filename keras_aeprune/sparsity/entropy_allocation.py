@@ -90,20 +90,22 @@ class EntropyAllocation(Allocation):
                 "allocation 'entropy': got no entropies, allowed: EntropyAllocation({path: H}), "
                 "entropy_allocation(model, data), or Prune(..., allocation='entropy', data=x), which measures them"
             )
-        missing = [g.path for g in groups if self._entropy(g.path) is None]
+        found = [self._entropy(g.path) for g in groups]
+        missing = [g.path for g, entropy in zip(groups, found, strict=True) if entropy is None]
         if missing:
             raise refuse("entropies", sorted(self.entropies), f"an entry for every kernel; missing: {missing}")
-        relevance = np.array([self._entropy(g.path) * _mean(g) for g in groups])
+        relevance = np.array([(entropy or 0.0) * _mean(g) for g, entropy in zip(groups, found, strict=True)])
         wanted, high = bounds.low * bounds.costs, bounds.high * bounds.costs
         sizes = np.array([g.size for g in groups], float)
         _fill(wanted, high, relevance, sizes, bounds.total - wanted.sum())
         return bounds.whole(wanted)
 
     def _entropy(self, path: str) -> float | None:
+        known = self.entropies or {}
         for exact in (path, path.rpartition("/")[0]):
-            if exact in self.entropies:
-                return self.entropies[exact]
-        return next((h for pattern, h in self.entropies.items() if fits(path, pattern)), None)
+            if exact in known:
+                return known[exact]
+        return next((h for pattern, h in known.items() if fits(path, pattern)), None)
 
 
 def entropy_allocation(model: keras.Model, data: Any) -> EntropyAllocation:

@@ -23,6 +23,7 @@ from keras_aeprune.sparsity.iterative_state import (
     EpochWeights,
     ModelState,
     RoundsFolder,
+    Settings,
     assign,
     described,
     weights_from,
@@ -187,7 +188,7 @@ def _samples(name: str, data: Any) -> tuple[Any, ...]:
 
 
 def _pruning(data: Any, criterion: Any, allocation: Any, pattern: Any, more: Any) -> dict[str, Any]:
-    made = {
+    made: dict[str, Any] = {
         "criterion": criteria.get(criterion),
         "allocation": allocations.get(allocation),
         "pattern": patterns.get(pattern),
@@ -212,14 +213,14 @@ def _checked_fit(fit: dict[str, Any]) -> dict[str, Any]:
     return {"verbose": 0, **fit}
 
 
-class _Loop:
+class _Loop(Settings):
     """One call of `iterative`."""
 
     def __init__(self, model: keras.Model, given: ModelState, **settings: Any):
+        super().__init__(**settings)
         self.model = model
         self.given = given
         self.earlier: list[np.ndarray] | None = None  # what surviving weights are set to
-        vars(self).update(settings)
 
     def check(self) -> None:
         """Refuse what would only fail after the first training."""
@@ -246,7 +247,7 @@ class _Loop:
     def run(self, directory: str | Path | None) -> IterativeResult:
         folder = None if directory is None else RoundsFolder(directory, self._identity())
         rounds = folder.rounds() if folder else []
-        if rounds:
+        if folder and rounds:
             kept = self._go_on(folder, rounds)
         else:
             rounds = [self._first()]
@@ -351,7 +352,7 @@ class _Loop:
     def _evaluate(self, *, first: bool = False) -> dict[str, float]:
         """Loss and metrics; with `first` of one batch, to see which there are and whether the data fit."""
         own = self.validation is not None
-        parts = self.validation if own else self.data
+        parts = self.data if self.validation is None else self.validation
         size, steps = self.fit.get("batch_size"), None
         size = self.fit.get("validation_batch_size", size) if own else size
         if len(parts) == 1:
@@ -380,7 +381,7 @@ class _Loop:
             "epochs": list(self.epochs),
             "limit": [str(limit) for limit in self.limits],
             "pruning": described(self.pruning),
-            "rewind": self.rewind if plain else fingerprint(self.earlier),
+            "rewind": self.rewind if plain else fingerprint(self.earlier or []),
             "train": described(self.train),
             "seed": self.seed,
             "callbacks": [type(callback).__name__ for callback in self.callbacks],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,7 +17,7 @@ import numpy as np
 from keras_aeprune._files import fingerprint, remove_unfinished, writable_folder, write_json, writing
 from keras_aeprune._layers import weights
 from keras_aeprune._validation import InputError, refuse, shown
-from keras_aeprune.sparsity.iterative_table import Round
+from keras_aeprune.sparsity.iterative_table import Limit, Round
 from keras_aeprune.sparsity.pruner import MaskConstraint
 
 __all__ = ["EpochWeights", "ModelState", "RoundsFolder", "assign", "described", "weights_from"]
@@ -178,6 +179,24 @@ def weights_from(model: keras.Model, source: Any) -> list[np.ndarray]:
     return found
 
 
+@dataclass(kw_only=True)
+class Settings:
+    """What one call of `iterative` asks for, checked; see there."""
+
+    steps: list[float]
+    epochs: tuple[int, int]
+    data: tuple[Any, ...]
+    validation: tuple[Any, ...] | None
+    limits: tuple[Limit, ...]
+    pruning: dict[str, Any]
+    rewind: Any
+    train: Callable[[keras.Model, int], Any] | None
+    seed: int
+    callbacks: list[keras.callbacks.Callback]
+    say: Callable[[str], Any]
+    fit: dict[str, Any]
+
+
 class RoundsFolder:
     """The finished rounds of one run, on disk.
 
@@ -222,7 +241,9 @@ class RoundsFolder:
         """Write the last round's arrays, then the table that says they are there."""
         if rounds[-1].held or not rounds[-1].number:
             with writing(self._file(rounds[-1].number)) as temporary, open(temporary, "wb") as file:
-                named = {f"{k}:{i}": _plain(a) for k, values in arrays.items() for i, a in enumerate(values)}
+                named: dict[str, Any] = {
+                    f"{k}:{i}": _plain(a) for k, values in arrays.items() for i, a in enumerate(values)
+                }
                 np.savez(file, **named)
         write_json(self.path / "rounds.json", {"rounds": [entry.to_dict() for entry in rounds]})
 

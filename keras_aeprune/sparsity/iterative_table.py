@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import keras
 
 from keras_aeprune._progress import clock
-from keras_aeprune._validation import refuse, shown
+from keras_aeprune._validation import is_real, refuse, shown
 from keras_aeprune.sparsity.table import SparsityRow, SparsityTable
 
 __all__ = ["IterativeResult", "Limit", "Round", "judged", "limits_of", "progress_line"]
 
 _INCREASE = "error_increase"
-_LOWER = (
+_LOWER: tuple[str, ...] = (
     "loss",
     "error",
     "mse",
@@ -32,7 +31,7 @@ _LOWER = (
     "hinge",
 )
 _LOWER += ("poisson", "logcosh", "cosh", "perplexity", "nll", "deviation", "brier", "wer", "cer")
-_HIGHER = (
+_HIGHER: tuple[str, ...] = (
     "accuracy",
     "acc",
     "auc",
@@ -105,7 +104,7 @@ def limits_of(limit: Any) -> tuple[Limit, ...]:
 def _limit(name: Any, sense: Any, value: Any) -> Limit:
     if sense not in ("<=", ">=") or (name == _INCREASE and sense != "<="):
         raise refuse("limit", (name, sense, value), '"<=" or ">=" between name and bound')
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    number = is_real(value) and math.isfinite(value)
     if not number or (name == _INCREASE and value < 0):
         raise refuse("limit", {name: value}, "a finite number; of error_increase a fraction >= 0")
     return Limit(str(name), str(sense), float(value))

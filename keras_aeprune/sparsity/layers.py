@@ -90,13 +90,13 @@ class _Rule:
     """When (a schedule), what (a criterion) and in which groups (a pattern)."""
 
     def __init__(self, schedule: Any, pattern: Any, criterion: Any):
-        self.schedule = schedules.get(schedule)
-        if isinstance(self.schedule, schedules.Relative):
+        found = schedules.get(schedule)
+        if isinstance(found, schedules.Relative):
             raise InputError(
-                f"pruning_schedule: got {self.schedule!r}, allowed: a schedule in steps; a layer does not know "
+                f"pruning_schedule: got {found!r}, allowed: a schedule in steps; a layer does not know "
                 "the length of the training (the callback Prune does)"
             )
-        self.pattern = patterns.get(pattern)
+        self.schedule, self.pattern = found, patterns.get(pattern)
         self.criterion = single_kernel(criterion)
         end = getattr(self.schedule, "end_step", -1)
         self.end = int(end) if end is not None and end >= 0 else None
@@ -117,7 +117,7 @@ class _Rule:
         if self.final is not None and np.isclose(sparsity, self.final, rtol=1e-6, atol=0):
             sparsity = self.final  # schedules compute in float32
         scores = self.criterion.scores(kernel.astype(np.float32, copy=False), weight.path)
-        groups = self.pattern.groups(scores, weight.kernel, weight.path)
+        groups = self.pattern.groups(scores, weight.facts, weight.path)
         if isinstance(self.pattern, patterns.NM):
             sparsity = groups.most  # m of every n, whatever the schedule says
         [mask] = allocation.allocate([groups], sparsity)
@@ -144,7 +144,7 @@ def schedule_masks(
         if allow is not None and not allow(weight.layer):
             continue
         variable = weight.variable
-        reason = rule.pattern.obstacle(tuple(variable.shape), weight.kernel, weight.layer)
+        reason = rule.pattern.obstacle(tuple(variable.shape), weight.facts, weight.layer)
         if reason:
             warnings.warn(f"layer {layer.name!r}: {weight.path} is not pruned: {reason}", stacklevel=2)
             continue

@@ -106,10 +106,10 @@ def keep_top_together(
     scores: Sequence[np.ndarray],
     keep: float,
     *,
-    low: Sequence[int] | None = None,
-    high: Sequence[int] | None = None,
+    low: Sequence[int] | np.ndarray | None = None,
+    high: Sequence[int] | np.ndarray | None = None,
     locked: Sequence[np.ndarray | None] | None = None,
-    cost: Sequence[float] | None = None,
+    cost: Sequence[float] | np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Masks of the highest scores over several arrays, under one threshold.
 
@@ -164,6 +164,7 @@ def _bound(part: np.ndarray, low: int, high: int, locked: np.ndarray | None) -> 
     """Put what must go at the very bottom and what must stay at the very top, in place."""
     if locked is not None:
         part[np.ravel(locked)] = np.inf
+    stays: int | np.ndarray
     if high == part.size - 1:
         stays = int(np.argmax(part))  # one pass, for the common case
     else:

@@ -100,7 +100,7 @@ class Pattern:
 
     def reason(self, weight: Weight) -> str:
         """Why a model's weight cannot be pruned in this pattern, for the table; "" if it can."""
-        return weight.reason or self.obstacle(tuple(weight.variable.shape), weight.kernel, weight.layer)
+        return weight.reason or self.obstacle(tuple(weight.variable.shape), weight.facts, weight.layer)
 
     def mask(self, scores: np.ndarray, sparsity: float, weight: Weight) -> np.ndarray:
         """The mask of one kernel by itself: floor(s n + 1/2) of its n groups are zero, at least one stays.
@@ -113,7 +113,7 @@ class Pattern:
         Raises:
             InputError: for another sparsity, scores that are not finite, or a kernel that does not fit.
         """
-        groups = self.groups(scores, weight.kernel, weight.path)
+        groups = self.groups(scores, weight.facts, weight.path)
         if fraction("sparsity", sparsity) > groups.most + TOLERANCE:
             raise refuse("sparsity", sparsity, f"at most {groups.most:g}, which the pattern {self} fixes")
         zeros = min(count_zeros(groups.count, sparsity), groups.free)
@@ -349,7 +349,7 @@ class Unit(Pattern):
     def groups(self, scores: np.ndarray, kernel: Kernel, path: str = "") -> Groups:
         _must_fit(self, scores, kernel, path)
         shape = np.shape(scores)
-        axis = kernel.unit_axis % len(shape)
+        axis = kernel.axis % len(shape)
         others = tuple(i for i in range(len(shape)) if i != axis)
         place = tuple(-1 if i == axis else 1 for i in range(len(shape)))
         empty = not np.size(scores)
@@ -380,11 +380,11 @@ def _must_fit(pattern: Pattern, scores: np.ndarray, kernel: Kernel, path: str) -
 
 def _view(array: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """The input-by-unit view of a kernel, and the way back to its shape."""
-    moved = np.moveaxis(array, kernel.unit_axis, -1)
+    moved = np.moveaxis(array, kernel.axis, -1)
     units = moved.shape[-1]
     rows = int(np.prod(moved.shape[:-1]))
 
     def back(view: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.moveaxis(view.reshape(moved.shape), -1, kernel.unit_axis))
+        return np.ascontiguousarray(np.moveaxis(view.reshape(moved.shape), -1, kernel.axis))
 
     return moved.reshape(rows, units), back

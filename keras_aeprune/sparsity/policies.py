@@ -20,6 +20,15 @@ class PruningPolicy(abc.ABC):
     """Says which layers of a model are pruned, and whether the model is one for which that helps.
 
     Derive from it for a rule of your own and pass an instance to `prune_low_magnitude`.
+
+    Example:
+        >>> class DenseOnly(PruningPolicy):
+        ...     def allow_pruning(self, layer):
+        ...         return isinstance(layer, kl.Dense)
+        ...     def ensure_model_supports_pruning(self, model):
+        ...         pass
+        >>> DenseOnly().allow_pruning(kl.Dense(4)), DenseOnly().allow_pruning(kl.Conv2D(4, 3))
+        (True, False)
     """
 
     @abc.abstractmethod
@@ -131,7 +140,7 @@ def _starts(layer: Any, graph: _Graph) -> bool:
 
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
-_ELEMENTWISE = (kl.Add, kl.Multiply, kl.Subtract, kl.ReLU, kl.LeakyReLU, kl.ELU)
+_ELEMENTWISE: tuple[type, ...] = (kl.Add, kl.Multiply, kl.Subtract, kl.ReLU, kl.LeakyReLU, kl.ELU)
 _ELEMENTWISE += (kl.ZeroPadding2D, kl.Dropout, kl.Identity)
 _OPERATIONS = ("Identity", "Add", "Subtract", "Multiply")  # x + y on Keras tensors
 

@@ -13,6 +13,7 @@ import numpy as np
 from keras_aeprune import calibration, criteria, schedules
 from keras_aeprune._layers import Weight, weights
 from keras_aeprune._validation import InputError, keras_model, one_of
+from keras_aeprune.criteria.base import Compensating
 from keras_aeprune.criteria.scoring import evidence, measured
 from keras_aeprune.sparsity import allocation as allocations
 from keras_aeprune.sparsity import patterns
@@ -108,7 +109,8 @@ class Pruner:
             )
         self.pattern = patterns.get(pattern)
         self.regrowth = None if regrowth is None else regrowths.get(regrowth)
-        self._limits, self._ends = (limits, None) if limits is None or isinstance(limits, dict) else (None, limits)
+        by_layer = limits is None or isinstance(limits, dict)
+        self._limits, self._ends = (limits if by_layer else None), (None if by_layer else limits)
         one_of("on_unsupported", on_unsupported, ("skip", "raise"))
         chosen, self.skipped = choose(model, self.pattern, include, exclude)
         listed = "; ".join(f"{path}: {reason}" for path, reason in self.skipped.items())
@@ -132,7 +134,7 @@ class Pruner:
         free = values != 0
         if not free.any():  # all zero: not trained yet, not pruned
             free = np.ones(values.shape, bool)
-        floor = 0 if free.all() else self.pattern.floor(free, weight.kernel)
+        floor = 0 if free.all() else self.pattern.floor(free, weight.facts)
         constraint = variable.constraint
         if type(constraint) is MaskConstraint:
             constraint.mask.assign(free)
@@ -225,8 +227,9 @@ class Pruner:
         kernels = self._kernels()
         masks = self._masks(kernels, sparsity)
         self.ask(sparsity, masks)
-        move = compensate and hasattr(self.criterion, "compensated")
-        moved = self.criterion.compensated(self._seen(kernels), masks) if move else []
+        moved: list[np.ndarray] = []
+        if compensate and isinstance(self.criterion, Compensating):
+            moved = self.criterion.compensated(self._seen(kernels), masks)
         self._set_all(kernels, masks)
         for target, kernel in zip(self.targets, moved, strict=bool(moved)):
             variable = target.weight.variable
@@ -263,6 +266,8 @@ class Pruner:
 
     def exchange(self, step: int, total: int | None) -> None:
         """Drop and regrow weights as the regrowth rule says; the number kept does not change."""
+        if self.regrowth is None:
+            return
         kernels = self._kernels()
         variables, paths = ([getattr(t.weight, name) for t in self.targets] for name in ("variable", "path"))
         growth = self.regrowth.growth(self.model, variables, paths, step)
@@ -307,11 +312,11 @@ class Pruner:
 
     def _masks(self, kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
         groups = [
-            self.pattern.groups(scores, t.weight.kernel, t.weight.path)
+            self.pattern.groups(scores, t.weight.facts, t.weight.path)
             for scores, t in zip(self._scores(kernels), self.targets, strict=True)
         ]
         measured_anew = self.allocation.needs_data  # shares may fall then, and what is zero is to stay so
-        floors = [self.pattern.floor(t.mask, t.weight.kernel) if measured_anew else t.floor for t in self.targets]
+        floors = [self.pattern.floor(t.mask, t.weight.facts) if measured_anew else t.floor for t in self.targets]
         masks = allocations.allocate(
             groups,
             sparsity,

@@ -58,6 +58,12 @@ class SensitivityMap:
         criterion: class name and config of the criterion that chose the weights.
         rows: one per kernel.
         skipped: {path: reason} of what was not measured.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="a")])
+        >>> found = sensitivity_map(model, np.eye(4, dtype="float32"), sparsities=(0.5,))
+        >>> found.loss, list(found["a/kernel"].losses)
+        ('mse', [0.5])
     """
 
     loss: str
@@ -215,7 +221,7 @@ def sensitivity_map(
     chosen = criteria.get(criterion)
     found = weights(model)
     evaluate, name = _evaluator(model, data, loss)
-    identity = {
+    identity: dict[str, Any] = {
         "format": _FORMAT,
         "model": fingerprint(keras.ops.convert_to_numpy(w) for w in model.weights),
         "data": fingerprint(np.asarray(part) for part in tf.nest.flatten(data)),
@@ -275,7 +281,20 @@ def _pruned(weight: Weight, s: float, scores: np.ndarray, evaluate: Callable[[],
         weight.variable.assign(kernel)
 
 
-def _evaluator(model: keras.Model, data: Any, loss: Any) -> tuple[Callable[[], float], str]:
+@dataclass(frozen=True)
+class _Evaluator:
+    """The mean of a compiled function over all batches."""
+
+    function: Callable[..., tf.Tensor]
+    batches: list[tuple[Any, Any]]
+    sizes: list[int]
+
+    def __call__(self) -> float:
+        losses = [float(self.function(*batch)) for batch in self.batches]
+        return float(np.dot(losses, self.sizes) / sum(self.sizes))
+
+
+def _evaluator(model: keras.Model, data: Any, loss: Any) -> tuple[_Evaluator, str]:
     """One compiled function over all batches, and the name of its loss."""
     pair = isinstance(data, tuple)
     if pair and len(data) != 2:
@@ -315,12 +334,7 @@ def _evaluator(model: keras.Model, data: Any, loss: Any) -> tuple[Callable[[], f
     batches = [cut(start) for start in range(0, count, _BATCH)]
     sizes = [min(_BATCH, count - start) for start in range(0, count, _BATCH)]
 
-    def evaluate() -> float:
-        losses = [float(batch_loss(*batch)) for batch in batches]
-        return float(np.dot(losses, sizes) / count)
-
-    evaluate.function = batch_loss
-    return evaluate, "compiled loss" if compiled else _name(chosen)
+    return _Evaluator(batch_loss, batches, sizes), "compiled loss" if compiled else _name(chosen)
 
 
 def _shape(shape: Any) -> tuple[Any, ...] | None:

@@ -9,6 +9,7 @@ user's own callback objects and list are not changed.
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 import keras
@@ -63,7 +64,7 @@ def _judges(callback: Any) -> bool:
 
 def _callback_list(member: Any) -> keras.callbacks.CallbackList | None:
     """The list that is calling `member.set_model` right now; None if someone else calls it."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     for _ in range(_FRAMES):
         if frame is None:
             return None

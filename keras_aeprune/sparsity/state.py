@@ -26,7 +26,7 @@ def save_state(path: str | Path, masks: dict[str, np.ndarray], *, epoch: int, st
     path = Path(path)
     writable_folder("state", path.parent)
     packed: dict[str, Any] = {f"mask:{name}": np.packbits(mask) for name, mask in masks.items()}
-    shapes = {f"shape:{name}": np.array(mask.shape, np.int64) for name, mask in masks.items()}
+    shapes: dict[str, Any] = {f"shape:{name}": np.array(mask.shape, np.int64) for name, mask in masks.items()}
     with writing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, epoch=epoch, step=step, **packed, **shapes)
 

@@ -73,7 +73,8 @@ class Stepper:
 
     def to_the_end(self) -> None:
         """Apply the final sparsity now."""
-        self._apply(self.timetable.final)
+        if self.timetable.final is not None:
+            self._apply(self.timetable.final)
         self.at_target = True
 
     def _apply(self, sparsity: float) -> None:

@@ -19,7 +19,13 @@ _tables: weakref.WeakKeyDictionary[Any, SparsityTable] = weakref.WeakKeyDictiona
 
 
 class SparsityNotReached(RuntimeError):
-    """The training ended before the schedule did; `.table` says what was reached."""
+    """The training ended before the schedule did; `.table` says what was reached.
+
+    Example:
+        >>> missed = SparsityNotReached("asked 0.9", SparsityTable(()))
+        >>> len(missed.table.rows)
+        0
+    """
 
     def __init__(self, message: str, table: SparsityTable):
         super().__init__(message)
@@ -38,6 +44,11 @@ class SparsityRow:
         asked: fraction that was asked for, None if nothing was.
         pattern: "unstructured", "2:4", ..., or "" where nothing was asked.
         reason: why it was skipped, or "".
+
+    Example:
+        >>> row = SparsityRow("hidden/kernel", (8, 4), 32, zeros=28, asked=0.9, pattern="unstructured", reason="")
+        >>> row.reached, row.missed
+        (0.875, True)
     """
 
     path: str
@@ -91,7 +102,15 @@ class SparsityRow:
 
 @dataclass(frozen=True)
 class SparsityTable:
-    """All kernels of a model; prints like `model.summary()`."""
+    """All kernels of a model; prints like `model.summary()`.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="a")])
+        >>> model.set_weights([np.array([[1.0, 0.0], [0.0, 2.0]]), np.zeros(2)])
+        >>> table = sparsity_table(model)
+        >>> table["a/kernel"].zeros, table.sparsity
+        (2, 0.5)
+    """
 
     rows: tuple[SparsityRow, ...]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from keras_aeprune._validation import one_of, positive_int, positive_number, refuse
+from keras_aeprune._validation import is_real, one_of, positive_int, positive_number, refuse
 
 __all__ = ["Threshold", "ThresholdSteps", "ThresholdTimes"]
 
@@ -63,7 +62,7 @@ class Threshold:
         relative: str | None = None,
     ):
         one_of("relative", relative, (None, "std"))
-        number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+        number = is_real(threshold)
         if not number or not math.isfinite(threshold):
             raise refuse("threshold", threshold, "a finite number, in the unit of the scores")
         self.threshold = positive_number("threshold", threshold) if relative else float(threshold)
