@@ -114,18 +114,22 @@ def run(quick):
                 one = narrow.get(str(path))
                 slim = first / one if one else None
                 rows[name] |= {"us": time.median_us, "faster": 1 / time.ratio, "narrow faster": slim}
-            found[table] = rows
+            found[table] = [{"row": name, **row} for name, row in rows.items()]
     return {"tables": found}
 
 
 def show(result):
     blocks = []
-    for table, rows in result["tables"].items():
-        first = next(iter(rows.values()))
+    for table in ("sizes", "widths", "recurrent"):
+        rows = result["tables"].get(table)
+        if rows is None:
+            continue  # a quick run
+        first = rows[0]
         lines = [
             f"{table:<28}{'bytes':>11}{'smaller':>9}{'zipped':>11}{'smaller':>9}{'us':>8}{'faster':>8}{'128-bit':>9}"
         ]
-        for name, row in rows.items():
+        for row in rows:
+            name = row["row"]
             if "refused" in row:
                 lines.append(f"{name:<28}  refused: {row['refused'][:90]}")
                 continue
