@@ -318,6 +318,13 @@ def test_a_model_with_nothing_to_share_is_refused():
         cluster(keras.Sequential([keras.Input((2,)), keras.layers.ReLU()]))
 
 
+def test_a_model_whose_kernels_are_frozen_is_refused_with_the_reason_of_each():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="frozen")])
+    model.get_layer("frozen").trainable = False
+    with pytest.raises(InputError, match="nothing to share.*frozen"):
+        cluster(model, 4)
+
+
 def test_half_precision_and_a_scaled_loss_keep_the_values_shared(x):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(6, dtype="mixed_float16")]
