@@ -43,6 +43,7 @@ NAMES = (
     "shrinking_convolutional",
     "layer_removal",
     "lenet",
+    "order_of_steps",
     "coding",
     "export_kinds",
     "zeros",
