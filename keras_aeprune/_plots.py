@@ -134,6 +134,20 @@ def styled(function: Drawing) -> Drawing:
     return draw  # type: ignore[return-value]
 
 
+@functools.cache
+def _shown() -> type[Figure]:
+    """Figures that a notebook shows as pictures, whether it has loaded matplotlib's own means for that or not."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return Shown
+
+
 def figure(width: float = WIDTH, height: float = 3.0, *, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure with `rows` axes under each other; call it inside a `styled` function.
 
@@ -146,10 +160,10 @@ def figure(width: float = WIDTH, height: float = 3.0, *, rows: int = 1) -> tuple
         The figure, and its axes from top to bottom.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    made = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.03, hspace=0.02))
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.03, hspace=0.02)
+    made = _shown()(figsize=(width, height), layout=layout)
     FigureCanvasAgg(made)
     return made, list(made.subplots(rows, 1, squeeze=False)[:, 0])
 

@@ -217,3 +217,8 @@ def test_labels_side_by_side_are_raised_until_they_are_free():
     point = axes.figure.dpi / 72
     assert places[2].y0 - places[3].y1 == pytest.approx(point)
     assert places[1].y0 - places[2].y1 == pytest.approx(point)
+
+
+def test_a_figure_shows_itself_as_a_picture_in_a_notebook():
+    made = _plots.styled(_plots.figure)()[0]
+    assert made._repr_png_().startswith(b"\x89PNG\r\n")

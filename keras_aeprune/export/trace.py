@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -100,7 +101,8 @@ def write_saved_model(endpoints: Sequence[Endpoint], folder: Path, batch: int = 
             stack.enter_context(portable(endpoint.model))
         for endpoint in endpoints:
             graphs.append(_add(archive, endpoint, batch))
-        archive.write_out(str(folder), verbose=False)
+        with _quiet_logger():
+            archive.write_out(str(folder), verbose=False)
     sizes = {digest: size for graph in graphs for digest, size in kernel_sizes(graph).items()}
     whole = sum(size for size, _ in sizes.values())
     return Traced(
@@ -110,6 +112,18 @@ def write_saved_model(endpoints: Sequence[Endpoint], folder: Path, batch: int = 
         has_loop=any(node.op in LOOPS for graph in graphs for node in _nodes(graph)),
         zeros_pay=any(10 * size >= whole and 3 * nonzeros < size for size, nonzeros in sizes.values()),
     )
+
+
+@contextmanager
+def _quiet_logger() -> Iterator[None]:
+    """No lines about temporary folders: in notebooks TensorFlow's logger is more talkative than elsewhere."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(max(logging.WARNING, level))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _add(archive: keras.export.ExportArchive, endpoint: Endpoint, batch: int) -> Any:

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import logging
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_aeprune as kap
@@ -162,3 +164,16 @@ def test_exported_file_is_plain_json(exported):
     assert values["path"] == str(file.path)
     assert values["route"] == "ExportArchive, batch 1 > SavedModel > TFLiteConverter"
     assert set(values) == set(ExportedFile.__dataclass_fields__)
+
+
+def test_the_loggers_level_of_a_notebook_brings_no_lines_about_temporary_folders(tmp_path, capfd):
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("INFO")
+    try:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        kap.export.tflite(model, tmp_path / "m.tflite")
+        assert logger.level == logging.INFO
+    finally:
+        logger.setLevel(level)
+    assert "Assets written" not in "".join(capfd.readouterr())
