@@ -105,7 +105,11 @@ def has_dead_slices(model: keras.Model) -> bool:
 def _uncompiled(model: keras.Model) -> keras.Model:
     """A view of the same layers without optimizer and loss, which a copy need not have."""
     plain = is_graph(model) and type(model).call.__module__.startswith("keras.")
-    return keras.Model(model.input, model.output, name=model.name) if plain and model.compiled else model
+    if not (plain and model.compiled):
+        return model
+    if isinstance(model, keras.Sequential):  # it has no `input` before its first call
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def dead_layers(model: keras.Model, batches: Iterable[Any]) -> list[str]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+from keras_aeprune.export import TFLiteModel, tflite
 from keras_aeprune.export.dead import dead_layers
 
 BELOW = keras.initializers.Constant(-50.0)
@@ -58,3 +59,18 @@ def test_the_model_is_as_it_was_even_when_it_fails():
     with pytest.raises(ValueError, match="incompatible"):
         dead_layers(model, [X[:, :2]])
     assert [sorted(vars(layer)) for layer in model._flatten_layers()] == before
+
+
+def test_a_compiled_sequential_model_that_was_never_called_loses_its_dead_units_too(tmp_path):
+    layers = [keras.layers.Dense(6, "relu", name="hidden"), keras.layers.Dense(3, name="out")]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    hidden, out = model.layers
+    hidden.kernel.assign(hidden.kernel * np.array([1, 0, 1, 1, 0, 1], "float32"))
+    out.kernel.assign(out.kernel * np.array([[1], [0], [1], [1], [0], [1]], "float32"))
+    loose = tflite(model, tmp_path / "a.tflite")
+    compiled = keras.Sequential([keras.Input((4,)), *layers])
+    compiled.compile("adam", "mse")
+    found = tflite(compiled, tmp_path / "b.tflite")
+    assert found.bytes == loose.bytes
+    x = np.random.default_rng(0).random((5, 4), "float32")
+    assert np.allclose(TFLiteModel(found.path).predict(x), compiled(x), atol=1e-6)
