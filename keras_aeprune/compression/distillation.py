@@ -23,7 +23,7 @@ from keras_aeprune._validation import (
     refuse,
 )
 
-__all__ = ["Lines", "distill", "fed", "taught"]
+__all__ = ["Lines", "distill", "fed", "outputs_matching", "taught"]
 
 MATCHES = ("auto", "logits", "probabilities", "outputs")
 _CATEGORICAL: tuple[str, ...] = ("CategoricalCrossentropy", "SparseCategoricalCrossentropy")
@@ -77,13 +77,18 @@ def _kind(student: keras.Model, match: str) -> str:
     return "logits" if inner.get("from_logits", False) else "probabilities"
 
 
+def outputs_matching(wanted: Any, given: Any) -> Any:
+    """Mean squared difference of the teacher's and the student's outputs."""
+    kinds = keras.tree.map_structure(lambda _: "mse", given)
+    return keras.distillation.FeatureDistillation(loss=kinds).compute_loss(wanted, given)
+
+
 def _matching(kind: str, temperature: float) -> Any:
     """(teacher's outputs, student's outputs) -> loss."""
+    if kind == "outputs":
+        return outputs_matching
 
     def loss(wanted: Any, given: Any) -> Any:
-        if kind == "outputs":
-            kinds = keras.tree.map_structure(lambda _: "mse", given)
-            return keras.distillation.FeatureDistillation(loss=kinds).compute_loss(wanted, given)
         if kind == "probabilities":  # their logarithms are logits
             wanted, given = (
                 keras.tree.map_structure(lambda p: tf.math.log(tf.maximum(p, _LEAST)), outputs)

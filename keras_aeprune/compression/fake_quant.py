@@ -15,6 +15,7 @@ from keras import layers as kl
 from keras_aeprune._graph import consumers, is_graph, operations, output_layers, producers
 from keras_aeprune._layers import kernels_of, walk
 from keras_aeprune._validation import InputError
+from keras_aeprune.criteria.recording import attribute_replaced
 
 __all__ = ["FakeQuantized", "QuantizedLayer", "quantized_layers", "round_activations", "round_weights"]
 
@@ -211,7 +212,7 @@ class FakeQuantized:
     def _patched(self) -> Iterator[None]:
         with ExitStack() as stack:
             for layer, call in self._calls:
-                stack.enter_context(_replaced(layer, "call", call))
+                stack.enter_context(attribute_replaced(layer, "call", call))
             yield
 
     def _round(self, layer: Any, place: str, x: Any, fixed: str = "") -> Any:
@@ -275,7 +276,7 @@ class FakeQuantized:
         def call(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
                 if callable(function):
-                    stack.enter_context(_replaced(layer, "activation", activation))
+                    stack.enter_context(attribute_replaced(layer, "activation", activation))
                 if self._observed is None:
                     values = self._weights(layer)
                     stack.enter_context(keras.StatelessScope(values, initialize_variables=False))
@@ -383,18 +384,3 @@ def _beside(layer: Any) -> tuple[int, ...]:
     """The shape in which a bias is added to feature maps."""
     ones = (1,) * layer.rank
     return (1, *ones, -1) if layer.data_format == "channels_last" else (1, -1, *ones)
-
-
-@contextmanager
-def _replaced(layer: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of one object for a while, past Keras' tracking of attributes."""
-    own = vars(layer)
-    there, before = name in own, own.get(name)
-    own[name] = value
-    try:
-        yield
-    finally:
-        if there:
-            own[name] = before
-        else:
-            del own[name]

@@ -18,7 +18,7 @@ from keras_aeprune._layers import Weight, walk
 from keras_aeprune._validation import InputError
 from keras_aeprune.criteria.base import Evidence
 
-__all__ = ["Record", "stream"]
+__all__ = ["Record", "attribute_replaced", "stream"]
 
 _ACTIVATIONS = {
     kl.ReLU: "relu",
@@ -177,14 +177,14 @@ class _Recorder:
                 if isinstance(layer, kl.RNN):
                     held = layer.cell.cells if isinstance(layer.cell, kl.StackedRNNCells) else [layer.cell]
                     cells |= {id(cell) for cell in held}
-                    stack.enter_context(_replaced(layer, "inner_loop", self._recurrent(layer, held)))
+                    stack.enter_context(attribute_replaced(layer, "inner_loop", self._recurrent(layer, held)))
                 elif isinstance(layer, kl.TimeDistributed):
-                    stack.enter_context(_replaced(layer, "call", self._distributed(layer)))
+                    stack.enter_context(attribute_replaced(layer, "call", self._distributed(layer)))
             for layer in self._layers:
                 if id(layer) in self._wanted and id(layer) not in cells:
-                    stack.enter_context(_replaced(layer, "call", self._plain(layer)))
+                    stack.enter_context(attribute_replaced(layer, "call", self._plain(layer)))
                 elif id(layer) in self._followers:
-                    stack.enter_context(_replaced(layer, "call", self._follower(layer)))
+                    stack.enter_context(attribute_replaced(layer, "call", self._follower(layer)))
             yield
 
     def listen(self, run: Callable[[], Any]) -> list[list[Record]]:
@@ -234,7 +234,7 @@ class _Recorder:
 
             with ExitStack() as stack:
                 if callable(function):
-                    stack.enter_context(_replaced(layer, "activation", spy))
+                    stack.enter_context(attribute_replaced(layer, "activation", spy))
                 outputs = own(*args, **kwargs)
             name = _name(function) if callable(function) else "linear"
             before = seen[0] if seen and seen[1] is outputs else outputs if name == "linear" else None
@@ -263,7 +263,7 @@ class _Recorder:
         own = layer.inner_loop
 
         def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-            with _replaced(layer, "return_sequences", True):
+            with attribute_replaced(layer, "return_sequences", True):
                 last, outputs, states = own(
                     sequences=sequences, initial_state=initial_state, mask=mask, training=training
                 )
@@ -323,7 +323,7 @@ def _kept(layers: list[kl.Layer]) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(layer: kl.Layer, name: str, value: Any) -> Iterator[None]:
+def attribute_replaced(layer: Any, name: str, value: Any) -> Iterator[None]:
     """An attribute of one layer object for a while, past Keras' tracking of attributes."""
     own = vars(layer)
     there, before = name in own, own.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_aeprune import calibration
 from keras_aeprune._progress import Say, clock, silent, to_stderr
 from keras_aeprune._validation import InputError, fraction, keras_model, one_of, positive_int, positive_number
+from keras_aeprune.compression.distillation import outputs_matching, taught
 from keras_aeprune.datasets import Dataset
 from keras_aeprune.sparsity import KeepSparse
 
@@ -181,40 +182,6 @@ class _Guard(keras.callbacks.Callback):
 
 
 @contextmanager
-def _taught(model: keras.Model, teacher: keras.Model | None, share: float) -> Iterator[list | None]:
-    """The model's training loss with a teacher's share in it; gives a list that is filled once it is used.
-
-    `keras.distillation.Distiller` has the matching loss, which is used here, but drops penalties and other added
-    losses, loss weights and sample weights, freezes the teacher for good, and gives callbacks itself as the model.
-    """
-    if teacher is None:
-        yield None
-        return
-    used: list[bool] = []
-    own, takes = model.compute_loss, model._compute_loss_has_training_arg
-
-    def compute_loss(
-        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> tf.Tensor:
-        loss = own(x, y, y_pred, sample_weight, **({"training": training} if takes else {}))
-        if not training:
-            return loss
-        used.append(True)
-        wanted = keras.tree.map_structure(tf.stop_gradient, teacher(x, training=False))
-        kinds = keras.tree.map_structure(lambda tensor: "mse", y_pred)
-        match = keras.distillation.FeatureDistillation(loss=kinds).compute_loss(wanted, y_pred)
-        return (1 - share) * loss + share * tf.cast(match, loss.dtype)
-
-    before = {name: vars(model)[name] for name in ("compute_loss",) if name in vars(model)}
-    vars(model).update(compute_loss=compute_loss, _compute_loss_has_training_arg=True)
-    try:
-        yield used
-    finally:
-        del vars(model)["compute_loss"]
-        vars(model).update(before, _compute_loss_has_training_arg=takes)
-
-
-@contextmanager
 def _optimized(model: keras.Model, optimizer: GuardedAdam) -> Iterator[None]:
     """Another optimizer for a while."""
     before = model.optimizer
@@ -330,13 +297,14 @@ def fine_tune(
         judged = (found["x"], found["y"]) if "y" in found else found["x"]
         before = float(model.evaluate(**found, verbose=0, return_dict=True)["loss"])
     say = to_stderr if progress else silent
-    with _taught(model, teacher, distill) as taught, _optimized(model, optimizer):
+    lesson = nullcontext() if teacher is None else taught(model, teacher, outputs_matching, distill)
+    with lesson as used, _optimized(model, optimizer):
         guard = _Guard(
             optimizer,
             lambda step: learning_rate * _SCHEDULES[schedule](min(step / (steps * epochs), 1)),
             "loss" if judged is None else "val_loss",
             before,
-            taught,
+            used,
             say,
         )
         every = [*callbacks, *([KeepSparse()] if keep_zeros else []), guard]
