@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="short runs, nothing written: does it work at all")
     parser.add_argument("--readme", action="store_true", help="write the tables into docs/ and README.md")
+    parser.add_argument("--headlines", action="store_true", help="only those whose tables are in README.md")
     parser.add_argument("--again", action="store_true", help="run even where a result is there")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in NAMES]
@@ -72,7 +73,7 @@ def main() -> int:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
     if arguments.readme:
         return write_readme()
-    for name in arguments.names or NAMES:
+    for name in arguments.names or (HEADLINES if arguments.headlines else NAMES):
         script = importlib.import_module(f"benchmarks.{name}")
         path = RESULTS / f"{name}.json"
         print(f"== {name}: {script.__doc__.splitlines()[0]}", flush=True)
