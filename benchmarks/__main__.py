@@ -23,6 +23,7 @@ NAMES = (
     "against_tfmot",
     "against_tfmot_often",
     "reconstruction",
+    "published_autoencoders",
     "vae",
     "anomalies",
     "embeddings",
