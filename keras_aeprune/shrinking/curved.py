@@ -12,7 +12,7 @@ from keras_aeprune.shrinking.regression import solver
 
 __all__ = ["Curve", "curve_of", "refined"]
 
-_ROUNDS, _PATIENCE = 100, 8
+_ROUNDS, _PATIENCE = 500, 8
 _GAIN = 1e-4  # fraction of the error that a round has to win, or it is one of those that did not
 _WORK = 4e9  # multiplications for one layer: wide ones cost many and win little
 
