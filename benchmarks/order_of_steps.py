@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks._parts import NO_DATA, images, kept, parts, real
 
-EPOCHS, TRAINED, SAMPLES, SEEDS, ZEROS, BITS = 4, 15, 20000, (0, 1, 2), 0.8, 5
+EPOCHS, TRAINED, SAMPLES, SEEDS, ZEROS, BITS = 4, 15, 20000, (0, 1), 0.8, 5
 ORDERS = (
     ("cut",),
     ("cut taught",),
@@ -163,8 +163,8 @@ def show(result):
             continue
         errors = sorted(row["mse"] for row in rows)
         lines.append(
-            f"{', '.join(order):<28}{middle(rows, 'parameters'):>11,}{middle(rows, 'zeros'):>7.2f}"
-            f"{middle(rows, 'packed'):>9,}{middle(rows, 'mse'):>9.5f} [{errors[0]:.5f}, {errors[-1]:.5f}]"
-            f"{middle(rows, 'mse') / first:>7.3f}{middle(rows, 'int8'):>9.5f}{middle(rows, 'int8 bytes'):>9,}"
+            f"{', '.join(order):<28}{middle(rows, 'parameters'):>11,.0f}{middle(rows, 'zeros'):>7.2f}"
+            f"{middle(rows, 'packed'):>9,.0f}{middle(rows, 'mse'):>9.5f} [{errors[0]:.5f}, {errors[-1]:.5f}]"
+            f"{middle(rows, 'mse') / first:>7.3f}{middle(rows, 'int8'):>9.5f}{middle(rows, 'int8 bytes'):>9,.0f}"
         )
     return "\n".join(lines)
