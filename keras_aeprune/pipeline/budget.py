@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_aeprune._validation import InputError, is_real, refuse
 
-__all__ = ["Budget", "microseconds", "number_of_bytes"]
+__all__ = ["Budget", "increase_left", "microseconds", "number_of_bytes"]
 
 _ROUNDING = 1e-6  # of metrics, which are float32
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "KIB": 2**10, "MIB": 2**20}
@@ -156,6 +156,21 @@ class Budget:
             "max_latency": lambda: f"{row['latency_us']:.1f} us of {self.max_latency:g} us",
         }
         return {**{name: words[name]() for name in self.over(row)}, **self.worse(row, given)}
+
+
+def increase_left(limit: float, first: float, now: float) -> float:
+    """What a loss may still grow by, as a fraction of what it is now.
+
+    Args:
+        limit: fraction of the first loss by which it may grow in all, >= 0.
+        first: the loss before any step.
+        now: the loss after those that were made.
+
+    Example:
+        >>> round(increase_left(0.5, 1.0, 1.2), 3), increase_left(0.1, 1.0, 1.2)
+        (0.25, 0.0)
+    """
+    return max(0.0, (1 + limit) * first / now - 1) if now > 0 else limit
 
 
 def higher_is_better(metric: str) -> bool:

@@ -15,7 +15,7 @@ from keras_aeprune._files import writing
 from keras_aeprune._progress import Say
 from keras_aeprune._validation import InputError, shown
 from keras_aeprune.compression.quantize import quantization_aware
-from keras_aeprune.pipeline.budget import Budget
+from keras_aeprune.pipeline.budget import Budget, increase_left
 from keras_aeprune.pipeline.folder import RunFolder
 from keras_aeprune.pipeline.model_files import evaluated
 from keras_aeprune.shrinking.iteration import shrink_until
@@ -162,7 +162,7 @@ class Ladder:
         if limit is not None:  # of the given model's loss; what is left of it for this cut
             now = evaluated(model, *task.samples["validation"])["loss"]
             first = evaluated(self.network, *task.samples["validation"])["loss"]
-            limit = max(0.0, (1 + limit) * first / now - 1)
+            limit = increase_left(limit, first, now)
         found = shrink_until(
             model,
             task.training,

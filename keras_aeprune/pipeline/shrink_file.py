@@ -17,6 +17,7 @@ from keras_aeprune._files import PREFIX, writable_folder, writing
 from keras_aeprune._progress import silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, positive_int
 from keras_aeprune.export.model_time import latency
+from keras_aeprune.pipeline.budget import increase_left
 from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
 from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.shrinking.compensation import compensate
@@ -31,6 +32,7 @@ from keras_aeprune.shrinking.tuning import fine_tune
 __all__ = ["ShrunkFile", "shrink_file"]
 
 _CALIBRATION = 2048
+_INCREASE = 0.05  # of the loss, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,14 @@ def shrink_file(
     with _nothing_left(path, rounds, plan_file), no_retracing_lines():
         simpler = None
         if activations:
-            given, rise = network, 0.05 if max_error_increase is None else max_error_increase
+            given, rise = network, _INCREASE if max_error_increase is None else max_error_increase
             simpler = simplify(given, seen, max_error_increase=rise, latency=latency, progress=progress)
             network = simpler.apply(given)
-            if max_error_increase is not None:
-                max_error_increase = _left(given, network, inputs, wanted, max_error_increase)
+            if keep is None and not (targeted and max_error_increase is None):  # one limit for both steps
+                first, now = (
+                    evaluated(one, inputs["validation"], wanted["validation"])["loss"] for one in (given, network)
+                )
+                max_error_increase = increase_left(rise, first, now)
         made: ShrinkPlan | Shrunk
         if keep is not None or dry_run:
             made = plan(network, keep=keep, data=seen, scope="layer", **targets, **widths)
@@ -212,7 +217,7 @@ def shrink_file(
             writable_folder("out", path.parent)
             limit = max_error_increase
             if limit is None and not targeted:
-                limit = 0.05
+                limit = _INCREASE
             made = shrink_until(
                 network,
                 samples["train"],
@@ -235,12 +240,6 @@ def shrink_file(
     _remove(rounds)
     params = (network.count_params(), small.count_params())
     return ShrunkFile(path, made, params, before, after, said, plan_path, simpler)
-
-
-def _left(given: keras.Model, now: keras.Model, inputs: Mapping[str, Any], wanted: Any, limit: float) -> float:
-    """What the loss on the validation split may still grow by, as a fraction of what it is now."""
-    first, then = (evaluated(m, inputs["validation"], wanted["validation"])["loss"] for m in (given, now))
-    return max(0.0, (1 + limit) * first / then - 1)
 
 
 def _scaled_for(network: keras.Model, inputs: Mapping[str, np.ndarray]) -> None:
