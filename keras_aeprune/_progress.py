@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Say = Callable[[str, bool], None]
 
@@ -34,6 +36,21 @@ class _Terminal:
 
 
 to_stderr: Say = _Terminal()
+
+
+@contextmanager
+def no_retracing_lines() -> Iterator[None]:
+    """Without TensorFlow's advice on functions that are traced often: every new model has to be traced."""
+    logger = logging.getLogger("tensorflow")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def clock(seconds: float) -> str:

@@ -300,17 +300,19 @@ def _over_batches(
     size = min(batch_size, len(seen.data))
 
     @tf.function(autograph=False)
-    def step(totals: list[tf.Tensor] | None, x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
-        found = [tf.cast(one, "float32") for one in added(x, y, rows)]
-        return found if totals is None else [total + one for total, one in zip(totals, found, strict=True)]
+    def step(x: Any, y: Any, rows: tf.Tensor) -> list[tf.Tensor]:
+        return [tf.cast(one, "float32") for one in added(x, y, rows)]
 
-    totals: list[tf.Tensor] | None = None
+    compiled: Callable[..., list[tf.Tensor]] | None = None
+    totals: list[tf.Tensor] = []
     for x, y in seen.data.batches(size):
         missing = size - len(keras.tree.flatten(x)[0])
         rows = tf.constant(np.arange(size) < size - missing, "float32")
         x, y = (keras.tree.map_structure(lambda array, n=missing: _filled(array, n), part) for part in (x, y))
-        totals = step(totals, x, y, rows)
-    means = [total.numpy() / np.float32(len(seen.data)) for total in totals or ()]
+        compiled = compiled or step.get_concrete_function(x, y, rows)  # else TensorFlow warns of many tracings
+        found = compiled(x, y, rows)
+        totals = [total + one for total, one in zip(totals, found, strict=True)] if totals else found
+    means = [total.numpy() / np.float32(len(seen.data)) for total in totals]
     for name, mean in zip(names or [weight.path for weight in seen.weights], means, strict=True):
         if not np.isfinite(mean).all():
             raise InputError(

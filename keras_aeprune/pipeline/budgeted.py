@@ -13,7 +13,7 @@ import keras
 
 from keras_aeprune import datasets, models, report
 from keras_aeprune._files import fingerprint, write_json, writing
-from keras_aeprune._progress import Say, silent, to_stderr
+from keras_aeprune._progress import Say, no_retracing_lines, silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, one_of, positive_int, positive_number
 from keras_aeprune._version import __version__
 from keras_aeprune.compression.codec import pack
@@ -21,7 +21,6 @@ from keras_aeprune.pipeline.budget import Budget
 from keras_aeprune.pipeline.folder import RunFolder
 from keras_aeprune.pipeline.ladder import Ladder, Task
 from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
-from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.search.width import encoding_width
 
 __all__ = ["Compressed", "compress_to_budget"]

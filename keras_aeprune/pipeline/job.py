@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_aeprune import datasets, export, models, report
 from keras_aeprune._files import writing
-from keras_aeprune._progress import Say, clock, silent, to_stderr
+from keras_aeprune._progress import Say, clock, no_retracing_lines, silent, to_stderr
 from keras_aeprune._validation import InputError
 from keras_aeprune._version import __version__
 from keras_aeprune.datasets import Dataset
@@ -27,7 +27,6 @@ from keras_aeprune.pipeline.budgeted import Compressed, compress_to_budget
 from keras_aeprune.pipeline.comparison import FORMAT, compare
 from keras_aeprune.pipeline.folder import RunFolder
 from keras_aeprune.pipeline.plan import Cost, after_training, fit_epochs, peak_memory_mb, wanted_epochs
-from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.pipeline.settings import Settings
 from keras_aeprune.pipeline.training import build, start, train
 

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from keras_aeprune._progress import Say, clock
 
-__all__ = ["EpochProgress", "no_retracing_lines"]
-
-
-@contextmanager
-def no_retracing_lines() -> Iterator[None]:
-    """Without TensorFlow's advice on functions that are traced often: every new model has to be traced."""
-    logger = logging.getLogger("tensorflow")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "triggered tf.function retracing" not in record.getMessage()
-
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
+__all__ = ["EpochProgress"]
 
 
 class EpochProgress(keras.callbacks.Callback):

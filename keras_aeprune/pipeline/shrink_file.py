@@ -14,12 +14,11 @@ import numpy as np
 
 from keras_aeprune import datasets, models
 from keras_aeprune._files import PREFIX, writable_folder, writing
-from keras_aeprune._progress import silent, to_stderr
+from keras_aeprune._progress import no_retracing_lines, silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, positive_int
 from keras_aeprune.export.model_time import latency
 from keras_aeprune.pipeline.budget import increase_left
 from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
-from keras_aeprune.pipeline.progress import no_retracing_lines
 from keras_aeprune.shrinking.compensation import compensate
 from keras_aeprune.shrinking.iteration import Shrunk, shrink_until
 from keras_aeprune.shrinking.planning import known_criterion, plan

@@ -83,7 +83,7 @@ class Repaired(keras_tuner.Tuner):
             importlib.import_module("keras_aeprune.search.workers").hand_out(self.oracle)
         else:
             self.on_search_begin()
-            with memory.frozen():
+            with memory.frozen(), _progress.no_retracing_lines():
                 while self._next(fit_args, fit_kwargs):
                     pass
             self.on_search_end()

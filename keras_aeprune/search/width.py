@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_aeprune import models
 from keras_aeprune._files import fingerprint, write_json, writing
-from keras_aeprune._progress import Say, clock, silent, to_stderr
+from keras_aeprune._progress import Say, clock, no_retracing_lines, silent, to_stderr
 from keras_aeprune._validation import BudgetError, InputError, fraction, one_of, positive_int
 from keras_aeprune.search import rules
 from keras_aeprune.search.screening import Screen, pca_curve, screen
@@ -155,8 +155,8 @@ def encoding_width(
             values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
             return WidthResult.from_dict(values, loaded(folder / "model.keras", values["values"]))
         say = to_stderr if progress else silent
-        job = _Job(data, found, settings, options, folder, say, workers)
-        return job.result()
+        with no_retracing_lines():
+            return _Job(data, found, settings, options, folder, say, workers).result()
 
 
 class _Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -165,6 +166,12 @@ def compensate(
     return Compensation(fits, left, before, after, len(x), time.monotonic() - began)
 
 
+def _outputs(model: keras.Model, example: tf.Tensor) -> Callable:
+    """x -> the outputs of a model as a list; traced here, so that TensorFlow does not warn of many tracings."""
+    compiled = tf.function(lambda x: keras.tree.flatten(model(x, training=False)), autograph=False)
+    return compiled.get_concrete_function(example)
+
+
 class _Run:
     """One compensation: which layers can be fitted, and how good the whole model is."""
 
@@ -179,10 +186,7 @@ class _Run:
         members = dict.fromkeys(traced.members.values())
         self.owners = Counter(id(part.variable) for member in members for part in member.parts)
         self.judged = tf.constant(judged)
-        self.large_outputs = tf.function(
-            lambda x: keras.tree.flatten(traced.model(x, training=False)), autograph=False
-        )
-        self.small_outputs = tf.function(lambda x: keras.tree.flatten(small(x, training=False)), autograph=False)
+        self.large_outputs, self.small_outputs = (_outputs(one, self.judged) for one in (traced.model, small))
         self.wanted: list[np.ndarray] = []
 
     def error(self) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_aeprune import calibration
 from keras_aeprune._layers import weights
-from keras_aeprune._progress import Say, silent
+from keras_aeprune._progress import Say, no_retracing_lines, silent
 from keras_aeprune._validation import InputError, keras_model, one_of, refuse, shown
 from keras_aeprune.calibration import Calibration
 from keras_aeprune.criteria.base import Evidence
@@ -140,7 +140,8 @@ def rank_layers(
         )
     found = calibration.get(data, samples=samples, seed=seed)
     if by == "error":
-        measure, measured = _errors(depth, able, found, loss, progress)
+        with no_retracing_lines():
+            measure, measured = _errors(depth, able, found, loss, progress)
     else:
         measure, measured = f"{by} (bits)", _entropies(depth, able, found, by)
     rows = [

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_aeprune._files import fingerprint
-from keras_aeprune._progress import clock, silent, to_stderr
+from keras_aeprune._progress import clock, no_retracing_lines, silent, to_stderr
 from keras_aeprune._validation import InputError, keras_model, positive_int, positive_number, refuse
 from keras_aeprune.shrinking.choice import Bounds
 from keras_aeprune.shrinking.dead import without_dead
@@ -192,7 +192,8 @@ def shrink_until(
             "widths": [str(v) for v in (round_to, minimum, mirror)],
         }
         folder = RoundsFolder(directory, identity)
-    return loop.run(folder, began)
+    with no_retracing_lines():
+        return loop.run(folder, began)
 
 
 def _target(params: Any, macs: Any, size: Any) -> tuple[str, float | None]:
