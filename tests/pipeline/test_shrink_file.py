@@ -100,7 +100,8 @@ def test_a_classifier_is_cut_with_its_own_loss_and_labels(tmp_path):
     assert set(made.after) == {"loss", "accuracy"}
 
 
-def test_activations_become_simpler_first_and_the_limit_counts_for_all(tmp_path):
+@pytest.mark.parametrize(("limit", "rise"), [(0.5, 0.5), (None, 0.05)])
+def test_activations_become_simpler_first_and_the_limit_counts_for_all(tmp_path, monkeypatch, limit, rise):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -112,15 +113,22 @@ def test_activations_become_simpler_first_and_the_limit_counts_for_all(tmp_path)
     model.compile(keras.optimizers.Adam(0.01), "mse")
     model.fit(X, X, epochs=30, batch_size=32, verbose=0)
     model.save(tmp_path / "m.keras")
-    options = {**UNITS, "activations": True, "max_error_increase": 0.5}
+    given, own = {}, module.shrink_until
+    monkeypatch.setattr(
+        module, "shrink_until", lambda small, x, **said: given.update(small=small, **said) or own(small, x, **said)
+    )
+    options = {**UNITS, "activations": True, "max_error_increase": limit}
     made = shrink_file(tmp_path / "m.keras", X, tmp_path / "s.keras", **options)
+    first, simpler = (one.evaluate(*[given["validation"]] * 2, verbose=0) for one in (model, given["small"]))
+    assert simpler != first
+    assert (1 + given["max_error_increase"]) * simpler == pytest.approx((1 + rise) * first, rel=1e-5)
     [change] = made.activations.changes
     assert (change.path, change.before, change.after) == ("a", "gelu", "relu")
     assert np.isfinite(change.saved)
     assert "gelu" in str(made)
     loaded = keras.models.load_model(tmp_path / "s.keras")
     assert loaded.get_layer("a").activation is keras.activations.relu
-    assert made.after["loss"] <= 1.5 * made.before["loss"]
+    assert made.after["loss"] <= (1 + 2 * rise) * made.before["loss"]  # other samples than the limit's
 
 
 def test_data_that_are_not_scaled_as_for_the_training_are_refused(autoencoder, tmp_path):
