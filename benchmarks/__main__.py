@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,6 +34,7 @@ NAMES = (
     "woodfisher",
     "all_criteria",
     "calibration_sources",
+    "calibration_controls",
     "pquantml",
     "known_dimension",
     "width_search",
@@ -45,6 +47,7 @@ NAMES = (
     "layer_removal",
     "lenet",
     "order_of_steps",
+    "rewinding",
     "coding",
     "export_kinds",
     "zeros",
@@ -52,9 +55,9 @@ NAMES = (
 )
 HEADLINES = (
     "main_job",
+    "against_tfmot",
     "shrinking",
     "shrinking_convolutional",
-    "all_criteria",
     "reconstruction",
     "few_labels",
     "width_search",
@@ -73,7 +76,9 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
     if arguments.readme:
-        return write_readme()
+        for path, text in pages().items():
+            path.write_text(text, encoding="utf-8")
+        return 0
     for name in arguments.names or (HEADLINES if arguments.headlines else NAMES):
         script = importlib.import_module(f"benchmarks.{name}")
         path = RESULTS / f"{name}.json"
@@ -81,28 +86,34 @@ def main() -> int:
         if path.exists() and not arguments.again and not arguments.quick:
             result = json.loads(path.read_text())
         else:
+            began, parts = time.perf_counter(), RESULTS / f"{name}.parts"
+            earlier = sum(json.loads(part.read_text()).get("seconds", 0.0) for part in parts.glob("*.json"))
             result = script.run(arguments.quick)
             if not arguments.quick and "skipped" not in result:
                 from keras_aeprune._files import write_json
                 from keras_aeprune.report import environment
 
                 RESULTS.mkdir(exist_ok=True)
-                write_json(path, {**result, "environment": environment()})
-                shutil.rmtree(RESULTS / f"{name}.parts", ignore_errors=True)  # they are in the result now
+                took = earlier + time.perf_counter() - began
+                write_json(path, {**result, "environment": environment(), "took": took})
+                shutil.rmtree(parts, ignore_errors=True)  # they are in the result now
         print(script.show(result), flush=True)
     return 0
 
 
-def write_readme() -> int:
-    """Write all tables into docs/benchmarks.md, and the headlines between the two marks in README.md."""
+def pages() -> dict[Path, str]:
+    """What docs/benchmarks.md and README.md should be: all tables, and the headlines between the marks."""
     root = Path(__file__).parent.parent
-    tables, machine = {}, None
+    tables, short, machine = {}, [], None
     for name in NAMES:
         path = RESULTS / f"{name}.json"
         if path.exists():
             script, result = importlib.import_module(f"benchmarks.{name}"), json.loads(path.read_text())
-            tables[name] = f"{script.__doc__.splitlines()[0]}\n\n```text\n{script.show(result)}\n```\n"
+            took = f" Took {result['took'] / 60:.0f} minutes." if "took" in result else ""
+            tables[name] = f"{script.__doc__.splitlines()[0]}{took}\n\n```text\n{script.show(result)}\n```\n"
             machine = result["environment"]
+            if hasattr(script, "in_short"):
+                short.append(f"- {script.in_short(result)} [More](docs/benchmarks.md#{name})\n")
     measured = f"Measured on {machine['cpu']}, {machine['usable_cores']} cores"
     page = [
         "# Measured\n",
@@ -110,16 +121,21 @@ def write_readme() -> int:
         "script does stands at its top. Lower errors are better; ratios are within one run.\n",
         *(f"## {name}\n\n{table}" for name, table in tables.items()),
     ]
-    (root / "docs" / "benchmarks.md").write_text("\n".join(page), encoding="utf-8")
-
     readme = root / "README.md"
-    head, rest = readme.read_text(encoding="utf-8").split("<!-- benchmarks -->")
-    _, tail = rest.split("<!-- /benchmarks -->")
+    text = _between(readme.read_text(encoding="utf-8"), "in short", "".join(short))
     parts = [table for name, table in tables.items() if name in HEADLINES]
     parts.append(f"{measured}. All tables: [docs/benchmarks.md](docs/benchmarks.md).\n")
-    text = head + "<!-- benchmarks -->\n" + "\n".join(parts) + "<!-- /benchmarks -->" + tail
-    readme.write_text(text, encoding="utf-8")
-    return 0
+    return {
+        root / "docs" / "benchmarks.md": "\n".join(page),
+        readme: _between(text, "benchmarks", "\n".join(parts)),
+    }
+
+
+def _between(text: str, mark: str, new: str) -> str:
+    """A text with what stands between <!-- mark --> and <!-- /mark --> replaced."""
+    head, rest = text.split(f"<!-- {mark} -->\n")
+    _, tail = rest.split(f"<!-- /{mark} -->")
+    return f"{head}<!-- {mark} -->\n{new}<!-- /{mark} -->{tail}"
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ def kept(folder, key, settings, make):
             return found["result"]
     began = time.perf_counter()
     result = make()
-    write_json(path, {"settings": settings, "result": result})
-    print(f"{key}: {time.perf_counter() - began:.0f} s", flush=True)
+    seconds = time.perf_counter() - began
+    write_json(path, {"settings": settings, "result": result, "seconds": seconds})
+    print(f"{key}: {seconds:.0f} s", flush=True)
     return result
 
 

@@ -333,5 +333,21 @@ def show(result, task):
     return "\n".join(lines)
 
 
+def in_short(result, task):
+    """The best of our rows that keeps to the first limit asked, and tfmot's."""
+    rows = result["tables"][task.name]
+    first = rows["given, float32"]
+
+    def said(row):
+        smaller, worse = first["bytes"] / row["bytes"], row["error"] / first["error"]
+        return f"{smaller:.1f}x smaller, {row['faster']:.1f}x faster, {worse:.2f}x the error of float32"
+
+    ours = [row for key, row in rows.items() if key.startswith("shrink_until")]
+    kept = [row for row in ours if row["error"] <= task.asked[0][0] * first["error"]]
+    best = min(kept or ours, key=lambda row: row["bytes"] if kept else row["error"])
+    peer = "".join(f". With tfmot's zeros: {said(row)}" for key, row in rows.items() if key.startswith("tfmot"))
+    return f"A {task.name} autoencoder, cut by `shrink_until`, as int8: {said(best)}{peer}."
+
+
 if __name__ == "__main__":
     worker(Path(sys.argv[1]))

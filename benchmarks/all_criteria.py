@@ -3,8 +3,8 @@
 The network, the schedule, the batches and the seeds are those of `against_tfmot`. Criteria that need data see
 2,048 training samples at every update of the masks. Scores that can be compared between layers share one threshold
 ("global"); scores of units, entropies and random numbers cannot, so that there every kernel gets the same fraction
-("uniform"). Rows of one seed have no more for want of time, good ones among them. Rows of tfmot and of
-magnitude are taken from `against_tfmot` where that has run with the same settings.
+("uniform"). Rows of one seed have no more for want of time, good ones among them. Rows that stand there too
+are taken from `against_tfmot` where that has run with the same settings.
 WoodFisher has small blocks, since it is measured at every update.
 """
 
@@ -19,8 +19,7 @@ from benchmarks._parts import NO_DATA, RESULTS
 from keras_aeprune._files import write_json
 
 PARTS = base.PARTS.with_name("all_criteria.parts")
-BEST = "gradient_magnitude, global"
-METHODS = (base.PEER, "uniform", "global", "erk", BEST, "wanda, global")
+METHODS = (base.PEER, *base.OURS, "wanda, global")
 ONCE = (
     "gradient_magnitude exponent=0.5, global",
     "gradient_magnitude exponent=1, global",
@@ -42,7 +41,7 @@ ONCE = (
     "woodfisher block_size=32, global",
 )
 RUNS = {**base.RUNS, "methods": METHODS, "once": ONCE}
-QUICK_RUNS = {**base.QUICK_RUNS, "methods": (base.PEER, "global", BEST)}
+QUICK_RUNS = {**base.QUICK_RUNS, "methods": (base.PEER, "global", base.BEST)}
 
 
 def _reuse(folder, settings):

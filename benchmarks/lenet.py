@@ -218,6 +218,18 @@ def show(result):
     return "\n".join(lines)
 
 
+def in_short(result):
+    """Bytes and error of the recipe that is to be small, beside Deep Compression's."""
+    net, name = "300-100", "300-100, small"
+    rows = [row for row in result["rows"] if row["recipe"] == name]
+    size, error = (statistics.median(row[key] for row in rows) for key in ("bytes", "error"))
+    peer = next(row for row in PUBLISHED if row[0] == net and row[1].startswith("Deep Compression"))
+    return (
+        f"LeNet-{net} on MNIST, pruned and packed: {size / 1000:.1f} KB at a test error of {error:.2f} percent; "
+        f"{peer[1]} has {peer[3] / 1000:.0f} KB at {peer[4]:.2f}."
+    )
+
+
 def _judged(name, middle):
     """Whether the figures that were set beforehand are met."""
     size, ratio, error = TARGETS[name]

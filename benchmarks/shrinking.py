@@ -34,3 +34,7 @@ def run(quick):
 
 def show(result):
     return _shrinking.show(result, TASK)
+
+
+def in_short(result):
+    return _shrinking.in_short(result, TASK)

@@ -1,4 +1,4 @@
-"""What every test needs: quiet TensorFlow, and the folder of real data where there is one."""
+"""What every test needs: quiet TensorFlow, the same weights and names every time, the folder of real data."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,19 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Weights and automatic names that do not depend on the tests that ran before, in fixtures too.
+
+    `keras.utils.clear_session`, the public way to new names, throws compiled kernels away.
+    """
+    import keras
+    from keras.src.backend.common import global_state
+
+    keras.utils.set_random_seed(0)
+    global_state.set_global_attribute("object_name_uids", None)
 
 
 @pytest.fixture(scope="session")

@@ -43,11 +43,21 @@ def test_few_labels_compare_seed_by_seed(load):
 
 def test_anomaly_rows_are_medians_with_their_range(load):
     rows = [
-        {"data": "cardio", "method": "dense", "seed": seed, "width": 4, "auc": auc, "mse": mse}
-        for seed, auc, mse in ((0, 0.9, 0.1), (1, 0.7, 0.4), (2, 0.8, 0.2))
+        {
+            "data": "cardio",
+            "method": "dense",
+            "seed": seed,
+            "width": 4,
+            "auc": auc,
+            "mse": mse,
+            "accuracy": a,
+            "f1": f1,
+        }
+        for seed, auc, mse, a, f1 in ((0, 0.9, 0.1, 0.8, 0.6), (1, 0.7, 0.4, 0.5, 0.4), (2, 0.8, 0.2, 0.7, 0.5))
     ]
-    line = load("anomalies").show({"rows": rows}).splitlines()[1].split()
-    assert line == ["cardio", "dense,", "4", "numbers", "0.8000", "0.7000", "0.9000", "0.2", "3"]
+    line = load("anomalies").show({"rows": rows}).splitlines()[2].split()
+    found = ["0.8000", "0.7000", "0.9000", "0.2", "0.7000", "0.5000", "-", "-", "3"]
+    assert line == ["cardio", "dense,", "4", "numbers", *found]
 
 
 def test_tabular_sets_are_scaled_by_normal_training_samples_that_the_test_does_not_hold(load, real_data):

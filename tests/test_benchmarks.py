@@ -174,6 +174,7 @@ def test_a_result_replaces_the_parts_that_it_is_made_of(load, tmp_path, monkeypa
     main, script = load("__main__"), load("against_tfmot")
     parts = tmp_path / "against_tfmot.parts"
     parts.mkdir()
+    (parts / "before.json").write_text(json.dumps({"seconds": 5000.0}))  # of a run that was killed
     monkeypatch.setattr(main, "RESULTS", tmp_path)
     monkeypatch.setattr(script, "run", lambda quick: {"runs": [_training("tfmot", 0.9, 0, 0.03)]})
     monkeypatch.setattr(sys, "argv", ["benchmarks", "against_tfmot"])
@@ -182,7 +183,13 @@ def test_a_result_replaces_the_parts_that_it_is_made_of(load, tmp_path, monkeypa
     kept = json.loads((tmp_path / "against_tfmot.json").read_text())
     assert kept["runs"][0]["test_mse"] == 0.03
     assert "tensorflow" in kept["environment"]
+    assert kept["took"] == pytest.approx(5000, abs=60)
     assert not parts.exists()
+
+
+def test_the_tables_in_the_documents_are_those_of_the_results(load):
+    for path, text in load("__main__").pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks --readme"
 
 
 def test_a_worker_that_dies_is_reported_with_its_last_words(load):

@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `keras-aeprune`; None takes them from the command line.
 
     Returns:
-        The exit status.
+        The exit status: 0 done, 2 input that cannot be used, 1 a limit or target that was missed, 130 interrupted.
+
+    Example:
+        >>> main(["inspect", "missing.keras"])  # as `keras-aeprune inspect missing.keras` in a shell
+        2
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")

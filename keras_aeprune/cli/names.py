@@ -36,6 +36,11 @@ def known_names() -> dict[str, dict[str, str]]:
 
     Returns:
         {room: {name: its description in one line}}, the names sorted.
+
+    Example:
+        >>> found = known_names()
+        >>> "magnitude" in found["criteria"], list(found["regrowth"]), list(found["calibration"])[:2]
+        (True, ['rigl', 'set'], ['cut', 'decoder'])
     """
     from keras_aeprune import calibration, schedules
     from keras_aeprune.criteria import base as criteria

@@ -27,7 +27,21 @@ COMPARED = 64
 
 
 class ExportMismatch(RuntimeError):
-    """The converted file does not compute what the Keras model computes; it was not kept."""
+    """The converted file does not compute what the Keras model computes; it was not kept.
+
+    `tflite` and `onnx` raise it. Catch it to go on with another precision: "float16" and "dynamic" need no
+    calibration data and stay near the model where int8 does not.
+
+    Example:
+        >>> scores = np.array([0.2, 0.8])
+        >>> model = {"score": scores, "anomaly": np.array([0, 1])}
+        >>> file = {"score": scores, "anomaly": np.array([0, 0])}
+        >>> try:  # one of the checks that a detector's file has to pass
+        ...     check_flags("int8", "detector", model, file, threshold=0.5)
+        ... except ExportMismatch as error:
+        ...     print(str(error).partition(", ")[0])
+        int8: the converted file judges 1 of 2 samples otherwise than 'detector'
+    """
 
 
 @dataclass(frozen=True)

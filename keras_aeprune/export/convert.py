@@ -19,7 +19,21 @@ NOISE = ("WARNING: All log messages before", "Extension modules:", "INFO: Create
 
 
 class ConversionError(RuntimeError):
-    """The converter refused the model, crashed, or wrote a file that cannot be loaded."""
+    """The converter refused the model, crashed, or wrote a file that cannot be loaded.
+
+    Catch it where a model may have operations that TFLite lacks; its text holds what the converter said, and no
+    file was written. `int8_quality` raises it too where it made no file at all.
+
+    Example:
+        >>> import keras, numpy
+        >>> from keras_aeprune.export import int8_quality
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+        >>> try:
+        ...     int8_quality(model, "a.tflite", numpy.ones((8, 4)), calibrations=["clipped"], progress=False)
+        ... except ConversionError as error:
+        ...     print(f"{error}; a.tflite is there: {Path('a.tflite').exists()}")
+        no file was tried; a.tflite is there: False
+    """
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,17 @@ _CURES = {
 
 
 class PhoneError(RuntimeError):
-    """The phone was found, and something failed on it."""
+    """The phone was found, and something failed on it.
+
+    `time_on_phone` raises it, with what the phone said; a phone or a file that is not there is an `InputError`.
+
+    Example:
+        >>> try:
+        ...     times = parse("ERROR: unresolved custom op: FlexErf")
+        ... except PhoneError as error:
+        ...     print(error)
+        benchmark_model printed no times; the end of what it said: ERROR: unresolved custom op: FlexErf
+    """
 
 
 @dataclass(frozen=True)

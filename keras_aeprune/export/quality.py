@@ -64,6 +64,17 @@ class Int8Quality:
         steps: all files tried, in order.
         metrics: compiled metrics of the float model and of the file, {name: (float, int8)}.
         model: the Keras model behind the file, the given one or a tuned copy.
+
+    Example:
+        >>> file = ExportedFile(Path("ae.tflite"), "int8", 900, 700, 0.02, 0.01, 0.5, 0.2, 64)
+        >>> steps = (Int8Step("real", 256, 0.0105, 0.05), Int8Step("fine-tuned, real", 256, 0.0101, 0.01))
+        >>> found = Int8Quality(file, "fine-tuned, real", "mse", 0.01, 0.0101, 0.02, steps, {}, keras.Sequential())
+        >>> found.within_limit, round(found.increase, 4), found.file.path.name
+        (True, 0.01, 'ae.tflite')
+        >>> print(found)
+        float mse 0.01, allowed increase 0.0200
+        real, 256 samples: 0.0105 (+0.0500)
+        fine-tuned, real, 256 samples: 0.0101 (+0.0100), kept
     """
 
     file: ExportedFile

@@ -42,6 +42,16 @@ class Compressed:
         chosen: the row that was handed out.
         files: {"model.keras", "model.tflite", "model.kap", "report.html", "report.json": path}.
         notes: what was done to the data on the way in.
+
+    Example:
+        >>> same = {"parameters": 34248, "macs": 33792, "gzip_bytes": 9000, "latency_us": 5.0, "bought": ""}
+        >>> given = {"step": "given", "bytes": 139000, "latency_ratio": 1.0, "test_scores": {"mse": 0.013}, **same}
+        >>> int8 = {"step": "int8", "bytes": 41000, "latency_ratio": 0.5, "test_scores": {"mse": 0.0131}, **same}
+        >>> found = Compressed(Path("run"), (given, int8), int8, {"model.tflite": Path("run/model.tflite")})
+        >>> found.chosen["step"], found.chosen["bytes"], found.files["model.tflite"].name
+        ('int8', 41000, 'model.tflite')
+        >>> [line.split()[0] for line in str(found).splitlines()[1:3]]
+        ['given', 'int8']
     """
 
     folder: Path

@@ -52,6 +52,16 @@ class Result:
         files: {"report.json", "report.html", "dense.keras", "pruned.keras", "pruned_int8.tflite", ...: path},
             with an error limit "shrunk.keras" and its .tflite files too. The .keras files hold no optimizer and
             are not compiled.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> models.dense((8,), 2).save(folder / "pruned.keras")
+        >>> rows = [{"name": "dense", "test_mse": 0.0130}, {"name": "pruned", "test_mse": 0.0156}]
+        >>> result = Result(folder, {"rows": rows}, {"pruned.keras": folder / "pruned.keras"})
+        >>> errors = {row["name"]: row["test_mse"] for row in result.report["rows"]}
+        >>> round(errors["pruned"] / errors["dense"], 2), result.model.encoder.output_shape
+        (1.2, (None, 2))
     """
 
     folder: Path

@@ -134,6 +134,13 @@ class Plan:
         seconds: the whole run, about.
         memory_mb: of the whole run, about.
         bytes: of the files it will write, about: {"float32": ..., "int8": ...}.
+
+    Example:
+        >>> data = datasets.load(np.random.default_rng(0).random((100, 8)))
+        >>> settings, cost = Settings.derive(data, epochs=20), Cost(trace=1.0, epoch=0.05)
+        >>> made = Plan(data.describe(), settings, 636, cost, 28.0, 500.0, {"float32": 6544, "int8": 8636})
+        >>> print(str(made).splitlines()[1])
+        model       dense autoencoder 8-16-8-4-8-16-8, 636 parameters
     """
 
     data: dict[str, Any]
@@ -209,6 +216,12 @@ def plan(
     Raises:
         InputError: for data or settings that `compress` would refuse.
         BudgetError: if the time limit cannot be met.
+
+    Example:
+        >>> x = np.random.default_rng(0).random((100, 8))
+        >>> made = plan(x, sparsity=0.8, encoding_dim=2, hidden_units=(4,), epochs=10)
+        >>> made.settings.epochs, made.parameters
+        ({'dense': 10, 'prune': 10, 'finetune': 5}, 98)
     """
     limit = seconds(max_time)
     loaded = datasets.load(data, key=key, seed=seed).flat

@@ -24,6 +24,14 @@ class SearchFiles:
     Attributes:
         result: the `WidthResult`.
         files: {"result.json", "widths.png", "model.keras": path}.
+
+    Example:
+        >>> from keras_aeprune.search import Curve, Trials
+        >>> curve = Curve.of((4, 8), pca=[0.04, 0.02], tried=[0.0132, 0.013], retrained={4: [0.0131], 8: [0.013]})
+        >>> result = WidthResult(4, None, curve, Trials(()), 0.07, 0.016, 0.05, "tolerance", "screen")
+        >>> made = SearchFiles(result, {"model.keras": Path("widths/model.keras")})
+        >>> made.result.encoding_dim, made.files["model.keras"].name
+        (4, 'model.keras')
     """
 
     result: WidthResult

@@ -47,6 +47,13 @@ class ShrunkFile:
         notes: what was done to the data on the way in.
         plan_path: the plan as JSON; None where it was not asked for.
         activations: which became simpler and what that cost and saved; None where it was not asked for.
+
+    Example:
+        >>> model = models.dense((8,), 2, hidden_units=(16,))
+        >>> cut = plan(model, keep=0.5)
+        >>> made = ShrunkFile(None, cut, cut.params, {"loss": 0.013}, {}, ())
+        >>> made.params, made.made.removed, str(made).splitlines()[-1]
+        ((362, 186), 16, 'nothing was written: a dry run')
     """
 
     path: Path | None

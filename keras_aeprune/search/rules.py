@@ -1,4 +1,11 @@
-"""Which width is the answer? Rules on plain numbers: widths, their losses, and what they cost."""
+"""Which width is the answer? Rules on plain numbers: widths, their losses, and what they cost.
+
+Example:
+    >>> from keras_aeprune.search import rules
+    >>> widths, losses = [4, 8, 12, 16], [0.30, 0.05, 0.012, 0.010]
+    >>> rules.smallest_good(widths, losses, mean_loss=1.0), rules.knee(widths, losses)
+    (8, 8)
+"""
 
 from __future__ import annotations
 

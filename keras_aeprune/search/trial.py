@@ -263,7 +263,13 @@ class Task:
         seed: of first weights and the order of the samples, >= 0; a trial has its own, from seed and values.
 
     Example:
-        See `evaluate`.
+        >>> def build(config):
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(config["width"])])
+        ...     model.compile("sgd", "mse")
+        ...     return model
+        >>> task = Task(build, np.ones((16, 4)), np.ones((16, 2)), fit={"batch_size": 8}, goal=Goal("loss"))
+        >>> sorted(evaluate(task, {"width": 2}, Rung(1)))
+        ['loss', 'params']
     """
 
     build: Callable[[Mapping[str, Any]], keras.Model]

@@ -134,6 +134,13 @@ class WidthResult:
         notes: what a reader should know.
         values: other hyperparameters of the model.
         costs: {width: {"bytes", "latency"}} where a limit was asked.
+
+    Example:
+        >>> errors = {"pca": [0.06, 0.03, 0.02], "tried": [0.05, 0.012, 0.011]}
+        >>> curve = Curve.of((2, 4, 8), **errors, retrained={4: [0.010], 8: [0.009]})
+        >>> result = WidthResult(4, None, curve, Trials(()), 0.1, 0.0135, 0.05, "tolerance", "screen")
+        >>> result.encoding_dim, result.loss, result.answer.split(" is ")[0]
+        (4, 0.01, 'encoding_dim 4: smallest whose loss 0.01')
     """
 
     encoding_dim: int

@@ -62,6 +62,16 @@ class Compensation:
         after: the same with the weights that it has now.
         samples: how many were used in all.
         seconds: it took.
+
+    Example:
+        >>> found = Compensation((LayerFit("hidden", 0.31, 0.08),), {"gru": "recurrent"}, 0.42, 0.12, samples=256)
+        >>> found.after < found.before, [fit.path for fit in found.layers if fit.after < 0.5 * fit.before]
+        (True, ['hidden'])
+        >>> print(found)
+        layer          before     after
+        hidden         0.3100    0.0800
+        gru                 -         -  left as it was cut: recurrent
+        whole model    0.4200    0.1200  256 samples
     """
 
     layers: tuple[LayerFit, ...]

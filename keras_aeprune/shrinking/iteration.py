@@ -36,10 +36,14 @@ class Shrunk:
 
     Args:
         model: the smallest one within the limit, compiled.
-        rounds: all rounds; the first is the given model.
-        stopped: why there are no more.
+        rounds, stopped: all rounds, the first is the given model; why there are no more.
         error: of `model` on the validation samples, after the last training.
         seconds: it took in this process.
+
+    Example:
+        >>> rounds = Round(0, "given", 76, 64, 0.9, 0.9, True, 0), Round(1, "widths", 42, 32, 1.0, 0.9, True, 3)
+        >>> Shrunk(keras.Sequential(), rounds, "the target of 50 params is met", error=0.9).best.params
+        42
     """
 
     model: keras.Model
@@ -107,8 +111,7 @@ def shrink_until(
     Args:
         model: a built and compiled Keras model; it is not changed.
         data: training samples: x for an autoencoder, (x, y) otherwise; arrays.
-        max_error_increase: fraction by which the loss on the validation samples may grow, >= 0; None for no limit,
-            with a target.
+        max_error_increase: fraction by which the validation loss may grow, >= 0; None for no limit, with a target.
         target_params: stop at so many numbers in all weights, > 0.
         target_macs: stop at so many multiplications for one sample, > 0.
         target_bytes: stop at so many bytes of weights as float32, > 0.

@@ -41,8 +41,7 @@ def activations(model: keras.Model) -> dict[str, str]:
         model: a Keras model; models inside it and layers in TimeDistributed count as well.
 
     Returns:
-        {path: name}. What cannot be changed has the reason behind its name. ReLU layers with a slope are
-        "leaky_relu", those up to 6 "relu6".
+        {path: name}, and the reason where it is fixed. ReLU layers with a slope are "leaky_relu", up to 6 "relu6".
 
     Example:
         >>> model = keras.Sequential([keras.Input((4, 3)), kl.Dense(2, "gelu", name="a"), kl.GRU(2, name="b")])
@@ -61,8 +60,7 @@ def replaced(model: keras.Model, names: Mapping[str, str]) -> keras.Model:
     Args:
         model: a built Keras model; it is not changed.
         names: {path, name or pattern with *: name of a Keras activation}. "encoder" or "encoder/*" means all
-            layers in it; of several that fit, the last counts. Layers that have one of that name stay as they
-            are, and patterns pass over layers that cannot be changed.
+            layers in it; of several that fit, the last counts. Patterns pass over layers that cannot be changed.
 
     Returns:
         A model of the same kind, compiled like the given one. The weights are copies.
@@ -101,8 +99,7 @@ def relu_states(model: keras.Model, data: Any) -> dict[str, States]:
     inputs z is ON for the share mean(z[n, j] > 0) of all samples n, positions and calls of the layer.
 
     Args:
-        model: a built Keras model; it is not changed.
-        data: calibration samples, what `calibration.get` takes; n >= 1.
+        model, data: a built Keras model, which is not changed; one or more samples, as for `calibration.get`.
 
     Returns:
         {path: `States`} of relu, leaky_relu, prelu, elu, gelu, silu and their kin.
@@ -158,8 +155,7 @@ class ActivationChange:
     """One activation that another takes the place of, or does not.
 
     Args:
-        path, before, after: of the layer, and the names of both activations.
-        why: the rule, or what stands against it.
+        path, before, after, why: of the layer; both activations; the rule, or what stands against it.
         difference: mean squared difference to the given model's outputs, with it and all accepted before it.
         loss_before, loss_after: without and with it; these three are None where nothing was measured.
         saved: microseconds that it saves; None where no latency was measured.
@@ -182,6 +178,12 @@ class ActivationPlan:
     """Which activations change, in the order of acceptance, and which do not; made by `simplify`.
 
     `model` is the name of the model that it was made for; `settings` has samples, limit, losses before and after.
+
+    Example:
+        >>> change = ActivationChange("hidden", "gelu", "relu", "relu is fused", 0.001, 0.020, 0.021)
+        >>> settings = {"samples": 256, "limit": 0.021, "loss": 0.020, "loss_after": 0.021}
+        >>> print(str(ActivationPlan("ae", (change,), (), settings)).splitlines()[0])
+        Plan for 'ae': 1 activations change, loss 0.02 -> 0.021 (limit 0.021, 256 samples)
     """
 
     model: str
@@ -259,10 +261,9 @@ def simplify(
 
         loss <= loss of the given model + max_error_increase * |loss of the given model|
 
-    The loss is the mean of the compiled one over the data, without regularization. Training on after `apply` wins
-    some of it back. Rules pass over the outputs of the model. relu -> linear holds where every unit is always ON
-    or always OFF on the data; units that are OFF get weights of 0. A leaky_relu after a Conv2DTranspose stays:
-    int8 LiteRT is 1.75 times as fast with it. What a rule asks for and does not get is listed with the reason.
+    The loss is the compiled one without regularization; training on after `apply` wins some of it back. Rules pass
+    over the model's outputs. relu -> linear holds where every unit is always ON or always OFF on the data; units
+    OFF get weights of 0. A leaky_relu after a Conv2DTranspose stays: int8 LiteRT is 1.75 times as fast with it.
 
     Args:
         model: a built Keras model with one input; it is not changed.
@@ -270,9 +271,8 @@ def simplify(
         rules: such as "gelu->relu", between names of `activations`; `RULES` has the default ones. () for none.
         names: as for `replaced`; before any rule, also at outputs. The limit counts for them too.
         max_error_increase: fraction of the loss, >= 0; 0 allows what costs nothing.
-        loss: Keras name or function instead of the compiled loss.
+        loss, progress: Keras name or function instead of the compiled loss; True writes lines to standard error.
         latency: function of a model -> microseconds; called for the given model and for each accepted change.
-        progress: True writes lines to standard error.
 
     Raises:
         InputError: no loss, unknown names, rules or layers, a loss that is not finite.

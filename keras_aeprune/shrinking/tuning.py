@@ -45,6 +45,13 @@ class Tuned:
         rollbacks: what broke, when, and the learning rate from then on.
         gave_up: whether training ended early because it broke three times.
         seconds: it took.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+        >>> model.compile("adam", "mse")
+        >>> tuned = fine_tune(model, np.ones((64, 4), "float32"), epochs=1, progress=False)
+        >>> tuned.monitored, tuned.best_epoch, tuned.gave_up, tuned.best == tuned.history["loss"][0]
+        ('loss', 1, False, True)
     """
 
     history: dict[str, list[float]]

@@ -1,4 +1,8 @@
-"""Which layers share the budget: one sparsity for all kernels to one mask per kernel."""
+"""Which layers share the budget: one sparsity for all kernels to one mask per kernel.
+
+>>> get("erk"), get({"encoder/*": 0.9})  # what `Prune(0.9, allocation=...)` takes
+(ERK(), ByLayer(entries={'encoder/*': 0.9}))
+"""
 
 from __future__ import annotations
 
@@ -28,8 +32,7 @@ class Bounds:
         sparsity: fraction of all weights set to zero, 0 <= s < 1.
         total: weights set to zero in all kernels together.
         floor: per kernel, groups that are zero already.
-        low: per kernel, groups that are zero at least.
-        high: per kernel, groups that are zero at most.
+        low, high: per kernel, groups that are zero at least, and at most.
         costs: per kernel, weights in a group.
     """
 

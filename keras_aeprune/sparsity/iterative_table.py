@@ -168,6 +168,15 @@ class IterativeResult:
         kept: the last round that held the limits; number 0 if none did.
         limits: what the rounds had to hold.
         asked: the sparsities of all rounds.
+
+    Example:
+        >>> none = SparsityTable(())
+        >>> dense = Round(0, 0.0, 0.0, {"loss": 0.013}, 2.0, True, none)
+        >>> half = Round(1, 0.5, 0.5, {"loss": 0.014}, 1.0, True, none)
+        >>> most = Round(2, 0.75, 0.75, {"loss": 0.030}, 1.0, False, none)
+        >>> result = IterativeResult(None, (dense, half, most), half, limits_of({"loss": 0.015}), (0.5, 0.75))
+        >>> result.kept.reached, result.reason
+        (0.5, 'kept: round 1, since round 2 did not hold loss <= 0.015')
     """
 
     model: keras.Model

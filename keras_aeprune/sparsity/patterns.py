@@ -7,6 +7,9 @@ Blocks and N:M look at the kernel's *input-by-unit view*: the unit axis moved la
 in C order into rows. For Dense that is the kernel itself, (inputs, units); for a convolution it is the
 im2col matrix, (height * width * channels in, filters), for a transposed one the same with its axes put
 right; for a recurrent cell each of its two matrices.
+
+>>> [get(name) for name in ("2:4", "1x4", "unit")]  # what `Prune(0.5, pattern=...)` takes
+[NM(n=2, m=4), Block(size=[1, 4], pooling='AVG'), Unit()]
 """
 
 from __future__ import annotations

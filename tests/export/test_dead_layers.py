@@ -63,14 +63,15 @@ def test_the_model_is_as_it_was_even_when_it_fails():
 
 def test_a_compiled_sequential_model_that_was_never_called_loses_its_dead_units_too(tmp_path):
     layers = [keras.layers.Dense(6, "relu", name="hidden"), keras.layers.Dense(3, name="out")]
-    model = keras.Sequential([keras.Input((4,)), *layers], name="given")
+    model = keras.Sequential([keras.Input((4,)), *layers])
     hidden, out = model.layers
     hidden.kernel.assign(hidden.kernel * np.array([1, 0, 1, 1, 0, 1], "float32"))
     out.kernel.assign(out.kernel * np.array([[1], [0], [1], [1], [0], [1]], "float32"))
     loose = tflite(model, tmp_path / "a.tflite")
-    compiled = keras.Sequential([keras.Input((4,)), *layers], name="given")  # the file holds this name
+    compiled = keras.Sequential([keras.Input((4,)), *layers])
     compiled.compile("adam", "mse")
     found = tflite(compiled, tmp_path / "b.tflite")
-    assert found.bytes == loose.bytes
+    assert found.removed_units == loose.removed_units == 2
+    assert abs(found.bytes - loose.bytes) <= 16  # names in it, which Keras counts up
     x = np.random.default_rng(0).random((5, 4), "float32")
     assert np.allclose(TFLiteModel(found.path).predict(x), compiled(x), atol=1e-6)
