@@ -6,12 +6,14 @@
 - `pack`, `unpack`                   one entropy-coded file, smaller than any zip; or an update to a known base
 """
 
-from keras_aeprune.compression.clustering import Cluster, SharedRow, SharingTable, cluster
+from keras_aeprune.compression.clustering import Cluster, cluster
 from keras_aeprune.compression.codebook import kmeans, sharing_rate
-from keras_aeprune.compression.codec import Packed, PackedRow, pack, unpack
+from keras_aeprune.compression.codec import pack, unpack
 from keras_aeprune.compression.distillation import distill
 from keras_aeprune.compression.fake_quant import quantized_layers
+from keras_aeprune.compression.packed_rows import Packed, PackedRow
 from keras_aeprune.compression.quantize import quantization_aware, rounded_loss
+from keras_aeprune.compression.sharing_table import SharedRow, SharingTable
 
 __all__ = [
     "Cluster",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import Any, cast
 
 import keras
@@ -15,10 +15,11 @@ from keras_aeprune._layers import Weight, fits, weights
 from keras_aeprune._validation import InputError, keras_model, one_of, positive_int, positive_number, refuse
 from keras_aeprune.compression.codebook import kmeans, sharing_rate
 from keras_aeprune.compression.distillation import Lines, fed
+from keras_aeprune.compression.sharing_table import SharedRow, SharingTable
 from keras_aeprune.models.composed import copied
 from keras_aeprune.sparsity.siblings import put_last
 
-__all__ = ["Cluster", "ShareConstraint", "SharedRow", "SharingTable", "cluster", "kmeans", "sharing_rate"]
+__all__ = ["Cluster", "ShareConstraint", "cluster", "kmeans", "sharing_rate"]
 
 MAX_BITS = 12
 Bits = int | Mapping[str, int]
@@ -65,59 +66,6 @@ class ShareConstraint(keras.constraints.Constraint):
     def __call__(self, w: Any) -> tf.Tensor:
         w = tf.convert_to_tensor(w if self.inner is None else self.inner(w))
         return self._spread(self._sums(w) / self.counts, w.dtype)
-
-
-@dataclass(frozen=True)
-class SharedRow:
-    """One kernel: how many values it shares.
-
-    Attributes:
-        path, weights, nonzero: of the kernel; its elements, and those that are not zero.
-        bits, values: asked, None where the kernel was left alone; different non-zero values in it now.
-        change: rms change of its non-zero weights before training, as a fraction of their rms; None if left alone.
-        reason: why it was left alone, else "".
-
-    Example:
-        >>> row = SharedRow("hidden/kernel", 64, nonzero=20, bits=3, values=8, change=0.06)
-        >>> row.bits * row.nonzero / 8, 4 * row.nonzero  # bytes of its non-zero weights, and as float32
-        (7.5, 80)
-    """
-
-    path: str
-    weights: int
-    nonzero: int
-    bits: int | None
-    values: int
-    change: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class SharingTable:
-    """What `Cluster` and `cluster` did, kernel by kernel.
-
-    Example:
-        >>> _, table = cluster(keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="hidden")]), bits=3)
-        >>> [(row.path, row.bits, row.values) for row in table.rows]
-        [('hidden/kernel', 3, 8)]
-    """
-
-    rows: tuple[SharedRow, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All as plain JSON values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        width = max([6, *(len(row.path) for row in self.rows)])
-        lines = [f"{'kernel':<{width}}{'weights':>10}{'non-zero':>10}{'bits':>6}{'values':>8}{'change':>9}"]
-        for row in self.rows:
-            line = f"{row.path:<{width}}{row.weights:>10}{row.nonzero:>10}"
-            if row.reason:
-                lines.append(f"{line}  left alone: {row.reason}")
-            else:
-                lines.append(f"{line}{row.bits:>6}{row.values:>8}{row.change:>9.4f}")
-        return "\n".join(lines)
 
 
 class _Shared:
@@ -170,7 +118,7 @@ class _Shared:
             if weight.variable is not None:
                 flat = keras.ops.convert_to_numpy(weight.variable).astype(np.float32).ravel()
                 nonzero = flat[flat != 0]
-                row = SharedRow(**{**asdict(row), "nonzero": nonzero.size, "values": np.unique(nonzero).size})
+                row = replace(row, nonzero=nonzero.size, values=np.unique(nonzero).size)
             rows.append(row)
         return SharingTable(tuple(rows))
 
@@ -231,7 +179,8 @@ class Cluster(keras.callbacks.Callback):
     weight is set to the mean of its cluster, inside the compiled step, so a checkpoint, a validation and the saved
     file see shared weights. Give it a pruned, trained model. After the fit the constraints that were there before
     are back, masks included; a later fit without this callback tears the values apart, one with it finds them.
-    After an interrupted fit values stay shared until the next one with a `Cluster` begins, or until `release()`.
+    A fit that was interrupted leaves values shared: the next fit with a `Cluster` begins by undoing that, and
+    `release()` does it at once.
 
     With the gradient dL/dC_k = sum over the weights i of cluster k of dL/dW_i, as in Han et al. 2016,
     https://arxiv.org/abs/1510.00149, and n_k weights in the cluster:
@@ -240,12 +189,15 @@ class Cluster(keras.callbacks.Callback):
         gradient="mean":  it gets dL/dW_i, and the mean of the updated weights is the new C_k
 
     For SGD with rate r the first is the paper's step, C_k - r dL/dC_k, and the second is C_k - (r / n_k) dL/dC_k:
-    the same direction, with a rate that large clusters do not blow up. With Adam and its kin the first is a step
-    of about the learning rate, whatever n_k is, and the second the mean of n_k such steps, mostly a smaller one.
+    the same direction, with a rate that large clusters do not blow up. Optimizers that divide by the gradient's
+    size, like Adam, make the first take a step of about the learning rate for each value, whatever n_k is; the
+    second is the mean of n_k such steps, mostly a smaller one.
 
     Args:
-        bits: 1 to 12, or {layer name, path or pattern: bits}; the first that fits decides, other kernels are left.
-        init, gradient: start of `kmeans`, "linear" or "density"; "mean" or "sum", as above.
+        bits: 1 to 12, or {layer name, path or pattern: bits}, where the first that fits decides and kernels that
+            fit none are left alone and listed.
+        init: start of `kmeans`, "linear" or "density".
+        gradient: "mean" or "sum".
 
     Attributes:
         table: a `SharingTable` after the fit.
@@ -349,16 +301,19 @@ def cluster(
 ) -> tuple[keras.Model, SharingTable]:
     """A copy of a model whose kernels share 2**bits values each, trained on where there are data.
 
-    Use it after pruning, before packing: shared values need few bits. Without data they are those of `kmeans`;
-    data train them by Adam under the model's compiled loss, with `Cluster`, whose docstring has formula and paper.
+    Use it after pruning and before packing: shared values need few bits each. Without data the values are those
+    of `kmeans`; with data they are trained by Adam under the model's compiled loss, with `Cluster`, whose
+    docstring has formula and paper.
 
     Args:
         model: a built Keras model, with data a compiled one; it is not changed.
         bits: 1 to 12, or {layer name, path or pattern: bits}, as `Cluster` takes them.
-        data: what `calibration.get` takes, or a tf.data.Dataset or PyDataset of batches (x, y); None: no training.
-        epochs, batch_size: passes over the data; samples of one step, unless they come in batches; both >= 1.
+        data: x of shape (n, ...) for an autoencoder, (x, y), what else `calibration.get` takes, or a
+            tf.data.Dataset or PyDataset of batches (x, y); None for no training.
+        epochs: passes over the data, >= 1.
         learning_rate: of Adam at the start, > 0; it falls to 0 along a cosine.
         gradient: "mean" or "sum", as in `Cluster`.
+        batch_size: samples of one step, >= 1; batches that come as such keep theirs.
         seed: of order and noise, a whole number >= 0; sets Keras' global seed.
         progress: True writes a line for each epoch to standard error.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,125 +20,15 @@ from keras_aeprune.compression.codebook import kmeans
 from keras_aeprune.compression.container import Reader, damaged, put_section, take_section
 from keras_aeprune.compression.delta import Coded, Share
 from keras_aeprune.compression.graphs import Tensor
+from keras_aeprune.compression.packed_rows import Packed, PackedRow
 from keras_aeprune.compression.streams import CODERS
 from keras_aeprune.models import files
 
-__all__ = ["Packed", "PackedRow", "pack", "unpack"]
+__all__ = ["pack", "unpack"]
 
 Bits = int | dict[str, int | None] | None
 _MAX_BYTES = 10**9
 _MAX_CONFIG = 2**24  # bytes of JSON, which take several times that when read
-
-
-@dataclass(frozen=True)
-class PackedRow:
-    """What one array of weights takes.
-
-    Args:
-        path, shape: names from the model down, "encoder/hidden/kernel"; of the array.
-        weights, nonzeros: elements; those coded that are not zero, or that changed where a base is known.
-        bits: of one coded value: log2 of the shared values, or the width of the type.
-        index: how positions are coded: "dense", "gaps", "bitmask", "bitmask by row", ...
-        mode: "whole", "exact difference" or "shared difference".
-        bytes: all of it, in the file.
-        index_bytes, codebook_bytes, table_bytes: of it, positions, shared values, and tables of counts to decode.
-        bound: bytes of positions and values at their empirical entropy, without codebook and tables.
-        sparse_bytes: of the non-zeros as they are and the cheapest plain index, nothing coded.
-
-    Example:
-        >>> row = PackedRow("a/kernel", (64, 32), 2048, 205, 5.0, "gaps", "whole", 291, 115, 64, 12, 250.0, 948)
-        >>> row.nonzeros / row.weights < 0.11, round(8 * row.bytes / row.nonzeros, 1)  # bits a non-zero
-        (True, 11.4)
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    weights: int
-    nonzeros: int
-    bits: float
-    index: str
-    mode: str
-    bytes: int
-    index_bytes: int
-    codebook_bytes: int
-    table_bytes: int
-    bound: float
-    sparse_bytes: int
-
-
-@dataclass(frozen=True)
-class Packed:
-    """What `pack` wrote; `print` shows a table.
-
-    Args:
-        path, bytes: the file and its size.
-        kind: "keras", "tflite", "keras delta" or "tflite delta".
-        graph_bytes, dense_bytes: layers and connections in it; all weights as they are in memory.
-        kernel_weights, kernel_nonzeros: elements of all kernels, and those that are not zero.
-        rows: one `PackedRow` per array.
-        model: what `unpack` gives back: a Keras model, or the bytes of a .tflite file.
-
-    Example:
-        >>> import tempfile
-        >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, name="hidden")])
-        >>> packed = pack(model, Path(tempfile.mkdtemp()) / "model.kap", bits=4)
-        >>> packed.kind, packed.rows[0].path, packed.rows[0].bits, packed.ratios["stored_coded"] > 4
-        ('keras', 'hidden/kernel', 4.0, True)
-    """
-
-    path: str
-    kind: str
-    bytes: int
-    graph_bytes: int
-    dense_bytes: int
-    kernel_weights: int
-    kernel_nonzeros: int
-    rows: tuple[PackedRow, ...]
-    model: Any = field(repr=False, compare=False)
-
-    @property
-    def overhead(self) -> int:
-        """Bytes that are not coded positions, values or exact weights: graph, codebooks, header, checksum."""
-        return self.bytes - sum(row.bytes - row.codebook_bytes for row in self.rows)
-
-    @property
-    def ratios(self) -> dict[str, float]:
-        """Three ratios that must not be mixed up.
-
-        nnz: kernel weights / non-zeros. stored_sparse: bytes / bytes of non-zeros and index. stored_coded: / file.
-        """
-        sparse = sum(row.sparse_bytes for row in self.rows)
-        return {
-            "nnz": self.kernel_weights / max(self.kernel_nonzeros, 1),
-            "stored_sparse": self.dense_bytes / max(sparse, 1),
-            "stored_coded": self.dense_bytes / self.bytes,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the model."""
-        rows = [{**asdict(row), "shape": list(row.shape)} for row in self.rows]
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("rows", "model")}
-        return {**plain, "overhead": self.overhead, "ratios": self.ratios, "rows": rows}
-
-    def __str__(self) -> str:
-        lines = [("weights", "shape", "number", "non-zero", "bits", "index", "bytes", "index bytes", "bound")]
-        for row in self.rows:
-            shape = "x".join(map(str, row.shape)) or "-"
-            index = row.index if row.mode == "whole" else f"{row.index}, {row.mode}"
-            numbers = f"{row.weights:,}", f"{row.nonzeros:,}", f"{row.bits:.1f}"
-            sizes = f"{row.bytes:,}", f"{row.index_bytes:,}", f"{row.bound:,.0f}"
-            lines.append((row.path, shape, *numbers, index, *sizes))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.ljust(width) if column in (0, 1, 5) else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        named = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in self.ratios.items())
-        total = f"file: {self.bytes:,} bytes, graph {self.graph_bytes:,}, overhead {self.overhead:,}; {named}"
-        return "\n".join([text[0], "-" * max(map(len, text)), *text[1:], total])
 
 
 def pack(
@@ -153,15 +43,17 @@ def pack(
 ) -> Packed:
     """Write a model into one entropy-coded file, as small as its zeros and shared values allow.
 
-    Use it on a pruned model to send or keep it; `unpack` gives the model back. Every kernel's non-zero weights are
-    shared: k-means with k = 2^bits values that start evenly between the smallest and the largest. Zeros stay zero.
-    Then positions and values are coded, each by the cheapest of several ways, in about
+    Use it on a pruned model to send or keep it; `unpack` gives the model back. Every kernel's non-zero
+    weights are shared: k-means with k = 2^bits values that start evenly between the smallest and the
+    largest. Zeros stay zero. Then positions and values are coded, each by the cheapest of several ways,
+    in about
 
         bytes = (N H(non-zero) + n H(shared value)) / 8 + codebook and tables
 
-    for n of N weights that are not zero, H in bits a symbol. This is Deep Compression without its retraining (Han
-    et al. 2016, https://arxiv.org/abs/1510.00149); train shared values with `cluster` before to lose less. Kernels
-    of at most 2^bits different values are kept to the bit. Weights only: what compile() set is not stored.
+    for n of N weights that are not zero, H in bits a symbol. This is Deep Compression without its
+    retraining (Han et al. 2016, https://arxiv.org/abs/1510.00149), with range coding in place of Huffman
+    codes where that is smaller; train shared values with `cluster` before to lose less. A kernel with at
+    most 2^bits different values is kept to the bit. Weights only: what compile() set is not stored.
 
     Args:
         model: a built Keras model, or a path to a .tflite, .keras or .h5 file. In a .tflite file float
@@ -170,12 +62,14 @@ def pack(
         bits: 1 to 8, log2 of the values per kernel; a dict from path patterns ("encoder/*") to bits, the
             first that fits counts and a kernel that none fits is exact; None for everything exact.
         bias_bits: the same for biases, 1 to 8, or 16 for rounding to float16; None keeps them exactly.
-        base: a model (or path) of the same architecture that the reader has too: only the difference is stored.
-        coder: "smallest" of both, "range" or "huffman".
+        base: a model (or path) of the same architecture that the reader has too: only the difference is
+            stored, as a federated client sends it. Shared differences are added to the base.
+        coder: "smallest", "range" or "huffman".
         progress: say on standard error which array is coded.
 
     Returns:
-        A `Packed`; its `model` is what `unpack` gives. The file was read back and compared before it was kept.
+        A `Packed`; its `model` is what `unpack` gives. The file was read back and compared before it was
+        kept.
 
     Raises:
         InputError: arguments out of range, patterns that fit nothing, a base of another architecture,
@@ -255,7 +149,8 @@ def unpack(
         The Keras model, not compiled; or the path of the .tflite file.
 
     Raises:
-        InputError: a damaged file, too large a model, a missing or another base, Python code, unknown classes.
+        InputError: a damaged file, too large a model, a missing or another base, Python code, classes
+            that are not registered.
 
     Example:
         >>> import tempfile

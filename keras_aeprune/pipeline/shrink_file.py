@@ -19,12 +19,13 @@ from keras_aeprune._validation import BudgetError, InputError, positive_int
 from keras_aeprune.export.model_time import latency
 from keras_aeprune.pipeline.budget import increase_left
 from keras_aeprune.pipeline.model_files import compile_for, evaluated, shaped, targets_of
+from keras_aeprune.shrinking.activation_plan import ActivationPlan
 from keras_aeprune.shrinking.compensation import compensate
 from keras_aeprune.shrinking.iteration import Shrunk, shrink_until
 from keras_aeprune.shrinking.planning import known_criterion, plan
 from keras_aeprune.shrinking.rebuild import compile_like
 from keras_aeprune.shrinking.shrink_plan import ShrinkPlan
-from keras_aeprune.shrinking.simplifying import ActivationPlan, simplify
+from keras_aeprune.shrinking.simplifying import simplify
 from keras_aeprune.shrinking.tracing import trace
 from keras_aeprune.shrinking.tuning import fine_tune
 

@@ -9,6 +9,7 @@
 - `register`         how units pass through an own kind of layer
 """
 
+from keras_aeprune.shrinking.activation_plan import ActivationPlan
 from keras_aeprune.shrinking.compensation import Compensation, compensate
 from keras_aeprune.shrinking.dead import Dead, find_dead, without_dead
 from keras_aeprune.shrinking.depth import LayerCut, mirrored, paired, removable, without
@@ -19,7 +20,7 @@ from keras_aeprune.shrinking.merging import merge, mergeable
 from keras_aeprune.shrinking.planning import plan
 from keras_aeprune.shrinking.rounds import Round
 from keras_aeprune.shrinking.shrink_plan import GroupCut, ShrinkPlan
-from keras_aeprune.shrinking.simplifying import ActivationPlan, activations, relu_states, replaced, simplify
+from keras_aeprune.shrinking.simplifying import activations, relu_states, replaced, simplify
 from keras_aeprune.shrinking.tracing import Group, register, trace
 from keras_aeprune.shrinking.tuning import Tuned, fine_tune
 from keras_aeprune.shrinking.walking import reestimate_normalization

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -14,19 +13,17 @@ import tensorflow as tf
 from keras import layers as kl
 
 from keras_aeprune import calibration
-from keras_aeprune._layers import kernels_of
 from keras_aeprune._progress import silent, to_stderr
 from keras_aeprune._validation import InputError, positive_number, refuse
 from keras_aeprune.calibration import Calibration
 from keras_aeprune.criteria.losses import forward, per_example, unchanged
 from keras_aeprune.shrinking import folding
+from keras_aeprune.shrinking.activation_plan import ActivationChange, ActivationPlan, changed
 from keras_aeprune.shrinking.folding import RECTIFIERS, Site, check_name, known, sites, wanted
-from keras_aeprune.shrinking.text import table
 
-__all__ = ["ActivationChange", "ActivationPlan", "States", "activations", "relu_states", "replaced", "simplify"]
+__all__ = ["States", "activations", "relu_states", "replaced", "simplify"]
 
 _SILENCED = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D, kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose)
-_FORMAT = 1
 _SMOOTH = ("gelu", "silu", "mish", "hard_silu", "elu", "selu", "celu", "softplus", "leaky_relu", "prelu")
 RULES: Mapping[str, str] = {
     **dict.fromkeys((f"{name}->relu" for name in _SMOOTH), "relu is fused into the layer before by converters"),
@@ -41,7 +38,8 @@ def activations(model: keras.Model) -> dict[str, str]:
         model: a Keras model; models inside it and layers in TimeDistributed count as well.
 
     Returns:
-        {path: name}, and the reason where it is fixed. ReLU layers with a slope are "leaky_relu", up to 6 "relu6".
+        {path: name}. What cannot be changed has the reason behind its name. ReLU layers with a slope are
+        "leaky_relu", those up to 6 "relu6".
 
     Example:
         >>> model = keras.Sequential([keras.Input((4, 3)), kl.Dense(2, "gelu", name="a"), kl.GRU(2, name="b")])
@@ -60,7 +58,8 @@ def replaced(model: keras.Model, names: Mapping[str, str]) -> keras.Model:
     Args:
         model: a built Keras model; it is not changed.
         names: {path, name or pattern with *: name of a Keras activation}. "encoder" or "encoder/*" means all
-            layers in it; of several that fit, the last counts. Patterns pass over layers that cannot be changed.
+            layers in it; of several that fit, the last counts. Layers that have one of that name stay as they
+            are, and patterns pass over layers that cannot be changed.
 
     Returns:
         A model of the same kind, compiled like the given one. The weights are copies.
@@ -99,7 +98,8 @@ def relu_states(model: keras.Model, data: Any) -> dict[str, States]:
     inputs z is ON for the share mean(z[n, j] > 0) of all samples n, positions and calls of the layer.
 
     Args:
-        model, data: a built Keras model, which is not changed; one or more samples, as for `calibration.get`.
+        model: a built Keras model; it is not changed.
+        data: calibration samples, what `calibration.get` takes; n >= 1.
 
     Returns:
         {path: `States`} of relu, leaky_relu, prelu, elu, gelu, silu and their kin.
@@ -150,99 +150,6 @@ def _states(model: keras.Model, data: Calibration, chosen: Sequence[Site]) -> di
     return {path: States(names[path], counts[:-1] / counts[-1]) for path, counts in totals.items()}
 
 
-@dataclass(frozen=True)
-class ActivationChange:
-    """One activation that another takes the place of, or does not.
-
-    Args:
-        path, before, after, why: of the layer; both activations; the rule, or what stands against it.
-        difference: mean squared difference to the given model's outputs, with it and all accepted before it.
-        loss_before, loss_after: without and with it; these three are None where nothing was measured.
-        saved: microseconds that it saves; None where no latency was measured.
-        off: units that never fire, whose weights become 0 where a relu becomes linear.
-    """
-
-    path: str
-    before: str
-    after: str
-    why: str
-    difference: float | None = None
-    loss_before: float | None = None
-    loss_after: float | None = None
-    saved: float | None = None
-    off: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class ActivationPlan:
-    """Which activations change, in the order of acceptance, and which do not; made by `simplify`.
-
-    `model` is the name of the model that it was made for; `settings` has samples, limit, losses before and after.
-
-    Example:
-        >>> change = ActivationChange("hidden", "gelu", "relu", "relu is fused", 0.001, 0.020, 0.021)
-        >>> settings = {"samples": 256, "limit": 0.021, "loss": 0.020, "loss_after": 0.021}
-        >>> print(str(ActivationPlan("ae", (change,), (), settings)).splitlines()[0])
-        Plan for 'ae': 1 activations change, loss 0.02 -> 0.021 (limit 0.021, 256 samples)
-    """
-
-    model: str
-    changes: tuple[ActivationChange, ...]
-    refused: tuple[ActivationChange, ...]
-    settings: Mapping[str, Any]
-
-    def apply(self, model: keras.Model) -> keras.Model:
-        """A new model with the plan's activations, compiled like the given one; InputError where layers differ."""
-        return _changed(model, self.changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
-        return {"format": _FORMAT, **json.loads(json.dumps(asdict(self), allow_nan=False))}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> ActivationPlan:
-        """The plan that `to_dict` gave; other values raise an InputError."""
-        try:
-            if value["format"] != _FORMAT:
-                raise KeyError("format")
-            parts = [[{**one, "off": tuple(one["off"])} for one in value[name]] for name in ("changes", "refused")]
-            changes, refused = (tuple(ActivationChange(**one) for one in part) for part in parts)
-            return cls(value["model"], changes, refused, dict(value["settings"]))
-        except (KeyError, TypeError, ValueError) as error:
-            allowed = f"what ActivationPlan.to_dict gave (format {_FORMAT}; {type(error).__name__}: {error})"
-            raise refuse("plan", value, allowed) from None
-
-    def __str__(self) -> str:
-        before, after, limit = (f"{self.settings[name]:.4g}" for name in ("loss", "loss_after", "limit"))
-        title = f"Plan for {self.model!r}: {len(self.changes)} activations change, loss {before} -> {after}"
-        lines = [f"{title} (limit {limit}, {self.settings['samples']} samples)"]
-        head, rows = ["layer", "from", "to", "done", "difference", "loss", "with it", "saved us", "why"], []
-        for one in (*self.changes, *self.refused):
-            figures = (one.difference, one.loss_before, one.loss_after, one.saved)
-            cells = ["-" if value is None else f"{value:.4g}" for value in figures]
-            rows.append([one.path, one.before, one.after, "yes" if one in self.changes else "no", *cells, one.why])
-        return "\n".join(lines + (table(head, rows, left=len(head)) if rows else []))
-
-
-def _changed(model: keras.Model, changes: Sequence[ActivationChange]) -> keras.Model:
-    """A new model with some changes; units that are always OFF get weights of 0 where the relu goes."""
-    found = {site.path: site for site in sites(model)}
-    for one in changes:
-        site = found.get(one.path)
-        if site is None or site.fixed or site.name != one.before:
-            raise refuse(f"model, {one.path}", site and site.name, f"{one.before}, as the plan was made for")
-    result, twins = folding.rebuilt(model, [(found[one.path], one.after) for one in changes])
-    for one in changes:
-        layer = twins[one.path]
-        silenced = ((layer.kernel, next(iter(kernels_of(layer) or ())).axis), (layer.bias, 0)) if one.off else ()
-        for variable, axis in silenced:
-            if variable is not None:
-                values = np.moveaxis(keras.ops.convert_to_numpy(variable).copy(), axis, 0)
-                values[list(one.off)] = 0
-                variable.assign(np.moveaxis(values, 0, axis))
-    return result
-
-
 def simplify(
     model: keras.Model,
     data: Any,
@@ -261,9 +168,10 @@ def simplify(
 
         loss <= loss of the given model + max_error_increase * |loss of the given model|
 
-    The loss is the compiled one without regularization; training on after `apply` wins some of it back. Rules pass
-    over the model's outputs. relu -> linear holds where every unit is always ON or always OFF on the data; units
-    OFF get weights of 0. A leaky_relu after a Conv2DTranspose stays: int8 LiteRT is 1.75 times as fast with it.
+    The loss is the mean of the compiled one over the data, without regularization. Training on after `apply` wins
+    some of it back. Rules pass over the outputs of the model. relu -> linear holds where every unit is always ON
+    or always OFF on the data; units that are OFF get weights of 0. A leaky_relu after a Conv2DTranspose stays:
+    int8 LiteRT is 1.75 times as fast with it. What a rule asks for and does not get is listed with the reason.
 
     Args:
         model: a built Keras model with one input; it is not changed.
@@ -271,8 +179,9 @@ def simplify(
         rules: such as "gelu->relu", between names of `activations`; `RULES` has the default ones. () for none.
         names: as for `replaced`; before any rule, also at outputs. The limit counts for them too.
         max_error_increase: fraction of the loss, >= 0; 0 allows what costs nothing.
-        loss, progress: Keras name or function instead of the compiled loss; True writes lines to standard error.
+        loss: Keras name or function instead of the compiled loss.
         latency: function of a model -> microseconds; called for the given model and for each accepted change.
+        progress: True writes lines to standard error.
 
     Raises:
         InputError: no loss, unknown names, rules or layers, a loss that is not finite.
@@ -312,7 +221,7 @@ def simplify(
         changes.append(one)
         now, before = then, clock
         if latency:
-            clock = positive_number("latency", latency(_changed(model, changes)), "microseconds")
+            clock = positive_number("latency", latency(changed(model, changes)), "microseconds")
             changes[-1] = replace(one, saved=before - clock)
     say(f"activations: {len(changes)} of {len(moves)} changes accepted, loss {start:.4g} -> {now:.4g}", True)
     settings = {"samples": len(seen), "limit": limit, "loss": start, "loss_after": now}

@@ -9,7 +9,8 @@ from keras import layers as kl
 
 from keras_aeprune import models
 from keras_aeprune._validation import InputError
-from keras_aeprune.shrinking.simplifying import ActivationPlan, activations, relu_states, replaced, simplify
+from keras_aeprune.shrinking.activation_plan import ActivationPlan
+from keras_aeprune.shrinking.simplifying import activations, relu_states, replaced, simplify
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 
