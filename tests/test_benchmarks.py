@@ -6,6 +6,7 @@ real data and takes half a minute for a sixth training of what tests/sparsity tr
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,16 @@ def test_a_result_replaces_the_parts_that_it_is_made_of(load, tmp_path, monkeypa
 def test_the_tables_in_the_documents_are_those_of_the_results(load):
     for path, text in load("__main__").pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks --readme"
+
+
+def test_errors_that_the_documents_quote_stand_in_a_table(load):
+    tables = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    quoted = {
+        (page.name, n) for page in pages for n in re.findall(r"\b0\.\d{5}\b", page.read_text(encoding="utf-8"))
+    }
+    assert len(quoted) > 50
+    assert sorted(one for one in quoted if one[1] not in tables) == []
 
 
 def test_a_worker_that_dies_is_reported_with_its_last_words(load):
