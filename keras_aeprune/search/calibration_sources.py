@@ -16,7 +16,7 @@ import keras
 from keras_aeprune import calibration
 from keras_aeprune import criteria as known
 from keras_aeprune._files import fingerprint, remove_unfinished, writable_folder, write_json
-from keras_aeprune._progress import clock, silent, to_stderr
+from keras_aeprune._progress import clock, no_retracing_lines, silent, to_stderr
 from keras_aeprune._validation import InputError, fraction, keras_model, positive_int, refuse, shown
 from keras_aeprune.criteria.base import Criterion
 from keras_aeprune.criteria.scoring import evidence
@@ -139,7 +139,8 @@ def compare_calibration(
     given = ModelState(model)
     try:
         trial = Trial(model, real, checked, settings, pruning, fit)
-        found, skipped = _measured(trial, cells, wanted, chosen, seeds, to_stderr if progress else silent)
+        with no_retracing_lines():
+            found, skipped = _measured(trial, cells, wanted, chosen, seeds, to_stderr if progress else silent)
         shown_as = {**settings, "seeds": seeds, "dense_loss": trial.dense}
         return CalibrationTable(tuple(found), tuple(skipped), **shown_as)
     finally:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aeprune import criteria as known
+from keras_aeprune._progress import no_retracing_lines
 from keras_aeprune._validation import InputError, fraction, keras_model, positive_int, refuse
 from keras_aeprune.criteria.base import names
 from keras_aeprune.sparsity import Pruner, allocation
@@ -186,7 +187,8 @@ def choose_criterion(
     given = ModelState(model)
     try:
         trial = _Trial(model, samples, validation, sparsity, seed, dict(pruning or {}), fit)
-        return Choice(trial.halving(rows, epochs), sparsity, trial.dense)
+        with no_retracing_lines():
+            return Choice(trial.halving(rows, epochs), sparsity, trial.dense)
     finally:
         given.restore()
 

@@ -335,17 +335,18 @@ def evaluate(
         model.fit(x, y, validation_data=validation, callbacks=[*extra, *callbacks], **arguments)
         return {}
 
-    metrics = run(
-        model,
-        fit,
-        rung,
-        goal=task.goal,
-        pruning=pruning,
-        measuring=task.measuring,
-        objective=task.objective,
-        values=config,
-        data=x,
-    )
+    with _progress.no_retracing_lines():
+        metrics = run(
+            model,
+            fit,
+            rung,
+            goal=task.goal,
+            pruning=pruning,
+            measuring=task.measuring,
+            objective=task.objective,
+            values=config,
+            data=x,
+        )
     if save_to is not None:
         checkpoints.save_weights(model, save_to)
     return metrics
