@@ -62,6 +62,7 @@ def run(name: str, *, quick: bool = False) -> bool:
             book,
             timeout=SECONDS_PER_CELL,
             kernel_name="python3",
+            coalesce_streams=True,
             config=Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"}),  # no open port
             startup_timeout=180,
             extra_arguments=KERNEL_ARGUMENTS,
